@@ -41,7 +41,7 @@ use mailverse::model::address::EmailAddress;
 use mailverse::model::ids::GrantId;
 use mailverse::pipeline::config::PipelineSettings;
 use mailverse::pipeline::created_on::CreatedOn;
-use mailverse::pipeline::{Pipeline, Run};
+use mailverse::pipeline::{Invocation, Pipeline};
 use mailverse::policy::cache::{PolicyError, PolicySource};
 use mailverse::rate_limit::ApplicationUser;
 use serde_json::Value;
@@ -278,8 +278,8 @@ impl Importer {
     }
 
     /// Starts the invocation of one batch: its deadline and claim token.
-    fn begin() -> Run {
-        Run::begin(Utc::now() + STEP)
+    fn begin() -> Invocation {
+        Invocation::begin(Utc::now() + STEP)
     }
 
     /// Ends a batch: prints the rows of a dry run, and returns whether a service asked for a pause.

@@ -30,7 +30,7 @@ use mailverse::ledger::messages::LedgerError;
 use mailverse::model::message::Message;
 use mailverse::pipeline::config::PipelineSettings;
 use mailverse::pipeline::preview::Preview;
-use mailverse::pipeline::{Pipeline, Run};
+use mailverse::pipeline::{Invocation, Pipeline};
 use mailverse::policy::cache::PolicySource;
 use mailverse::policy::{Policy, Problem};
 use mailverse::rate_limit::ApplicationUser;
@@ -240,7 +240,7 @@ impl Asker {
         messages: Vec<Message>,
     ) -> BTreeMap<mailverse::model::ids::MessageKey, Preview> {
         self.pipeline.policy = PolicySource::given(policy);
-        let run = Run::begin(Utc::now() + PAGE_TIME);
+        let run = Invocation::begin(Utc::now() + PAGE_TIME);
         let previews = self.pipeline.preview(messages, &run).await;
         previews
             .into_iter()

@@ -5,7 +5,8 @@
 //! subject or text. A participant is identified by a role and a position in that role's list, as
 //! the policy left the list. So only someone who can read the mailbox can determine who is meant.
 //!
-//! How a record is written and read, and what is dropped if it is too long: `decision_record/text.rs`.
+//! How a record is written and read, and what is dropped if it is too long:
+//! `decision_record/text.rs`.
 
 mod text;
 

@@ -59,7 +59,7 @@ use self::application_users::{ApplicationUsers, BatchUsage, Probe, ReservedBatch
 use self::context::RunContext;
 use self::created_on::Backdating;
 use self::failure::Failure;
-pub use self::failure::{Outcome, Run, Work};
+pub use self::failure::{Delivery, Invocation, Outcome};
 use self::lookup::LookedUp;
 use self::mailbox_pauses::Pauses;
 use self::people_limit::ResolvedPeopleLimit;
@@ -111,40 +111,62 @@ impl Pipeline {
     ///
     /// While Dataverse is paused, or if the invocation is nearly over, no message is claimed and
     /// all return to the queue.
-    pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Processed> {
-        let (work, mut processed) = self.hold_back(work, &run).await;
-        if work.is_empty() {
+    pub async fn run(&self, deliveries: Vec<Delivery>, invocation: Invocation) -> Vec<Processed> {
+        let (deliveries, mut processed) = self.hold_back(deliveries, &invocation).await;
+        if deliveries.is_empty() {
             return processed;
         }
-        processed.extend(match self.reserve(work.len(), &run, Probe::MayBe).await {
-            // Boxed, because it is rare and large.
-            Ok(reserved) if reserved.is_probe => Box::pin(self.probe(work, &run, &reserved)).await,
-            Ok(reserved) => self.process_reserved(work, &run, &reserved).await.processed,
-            Err(failure) => untouched(work, &failure, &run),
-        });
+        processed.extend(
+            match self
+                .reserve(deliveries.len(), &invocation, Probe::MayBe)
+                .await
+            {
+                // Boxed, because it is rare and large.
+                Ok(reserved) if reserved.is_probe => {
+                    Box::pin(self.probe(deliveries, &invocation, &reserved)).await
+                }
+                Ok(reserved) => {
+                    self.process_reserved(deliveries, &invocation, &reserved)
+                        .await
+                        .processed
+                }
+                Err(failure) => untouched(deliveries, &failure, &invocation),
+            },
+        );
         processed
     }
 
     /// Processes the first message alone as a probe, and the others only if it was written.
-    async fn probe(&self, work: Vec<Work>, run: &Run, reserved: &ReservedBatch) -> Vec<Processed> {
-        let mut work = claim::once_each(work);
-        let rest = work.split_off(work.len().min(1));
+    async fn probe(
+        &self,
+        deliveries: Vec<Delivery>,
+        invocation: &Invocation,
+        reserved: &ReservedBatch,
+    ) -> Vec<Processed> {
+        let mut deliveries = claim::once_each(deliveries);
+        let rest = deliveries.split_off(deliveries.len().min(1));
         let BatchReport {
             mut processed,
             consequence,
             passed,
             ..
-        } = self.process_reserved(work, run, reserved).await;
+        } = self
+            .process_reserved(deliveries, invocation, reserved)
+            .await;
         if rest.is_empty() {
             return processed;
         }
         processed.extend(match consequence {
             Consequence::Pause(until) => {
                 let cause = reserved.refused.cause.as_deref();
-                untouched(rest, &application_users::paused(until, cause, run), run)
+                untouched(
+                    rest,
+                    &application_users::paused(until, cause, invocation),
+                    invocation,
+                )
             }
-            Consequence::GoOn if passed && !run.is_nearly_over() => {
-                self.process_reserved(rest, run, &ReservedBatch::default())
+            Consequence::GoOn if passed && !invocation.is_nearly_over() => {
+                self.process_reserved(rest, invocation, &ReservedBatch::default())
                     .await
                     .processed
             }
@@ -153,7 +175,7 @@ impl Pipeline {
             Consequence::GoOn => untouched(
                 rest,
                 &Failure::postponed(FIRST_STEP, "held back while a probe message was sent"),
-                run,
+                invocation,
             ),
         });
         processed
@@ -162,23 +184,23 @@ impl Pipeline {
     /// Processes a batch whose capacity is reserved, from claim to settlement.
     async fn process_reserved(
         &self,
-        work: Vec<Work>,
-        run: &Run,
+        deliveries: Vec<Delivery>,
+        invocation: &Invocation,
         reserved: &ReservedBatch,
     ) -> BatchReport {
-        let (pending_messages, mut processed) = self.claim(work, run).await;
+        let (pending_messages, mut processed) = self.claim(deliveries, invocation).await;
         let mut finished = Vec::new();
         let mut usage = BatchUsage::default();
         if !pending_messages.is_empty() {
             // Boxed, because this deeply nested, the type of the future is too large for the
             // compiler to lay out.
-            usage = Box::pin(self.process(pending_messages, run, &mut finished)).await;
+            usage = Box::pin(self.process(pending_messages, invocation, &mut finished)).await;
         }
-        self.settle_reservation(&reserved.reservation, usage, run);
+        self.settle_reservation(&reserved.reservation, usage, invocation);
         // Boxed, because there is seldom a refusal to judge.
-        let consequence = Box::pin(self.judge_refusals(&mut finished, reserved, run)).await;
+        let consequence = Box::pin(self.judge_refusals(&mut finished, reserved, invocation)).await;
         let passed = finished.iter().any(|end| end.wrote);
-        processed.extend(self.settle(finished, run).await);
+        processed.extend(self.settle(finished, invocation).await);
         processed.iter().for_each(Processed::report);
         BatchReport {
             processed,
@@ -192,11 +214,11 @@ impl Pipeline {
     async fn process(
         &self,
         pending_messages: Vec<PendingMessage>,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> BatchUsage {
         let Some((mut begun, pending_messages)) = self
-            .begin(pending_messages, PauseAccess::Write, run, finished)
+            .begin(pending_messages, PauseAccess::Write, invocation, finished)
             .await
         else {
             return BatchUsage::default();
@@ -209,14 +231,14 @@ impl Pipeline {
                 // Earlier portions may have started or ended a pause.
                 begun.pauses = self.mailbox_pauses(&grants_of(&portion)).await;
             }
-            let steps = self.portion(portion, &begun, run, &mut messages, finished);
+            let steps = self.portion(portion, &begun, invocation, &mut messages, finished);
             match portions::caught(Box::pin(steps)).await {
                 Some(rest) => portions.put_back(rest),
-                None => portions.panicked(finished, run),
+                None => portions.panicked(finished, invocation),
             }
         }
         if messages > 0 {
-            self.publish_limits(&begun.session, run).await;
+            self.publish_limits(&begun.session, invocation).await;
         }
         BatchUsage::of(&begun.session, messages)
     }
@@ -228,35 +250,40 @@ impl Pipeline {
         &self,
         pending_messages: Vec<PendingMessage>,
         pause_access: PauseAccess,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Option<(BatchContext, Vec<PendingMessage>)> {
         let grants = grants_of(&pending_messages);
         let pauses = self.mailbox_pauses(&grants).await;
-        if let Some(failure) = pauses.of_nylas(run) {
-            finished.extend(all_failed(pending_messages, &failure, run));
+        if let Some(failure) = pauses.of_nylas(invocation) {
+            finished.extend(all_failed(pending_messages, &failure, invocation));
             return None;
         }
-        let context = match self.context(&grants, run.now).await {
+        let context = match self.context(&grants, invocation.now).await {
             Ok(context) => context,
             Err(failure) => {
-                let failed: Vec<Finished> = all_failed(pending_messages, &failure, run).collect();
+                let failed: Vec<Finished> =
+                    all_failed(pending_messages, &failure, invocation).collect();
                 finished.extend(
-                    self.without_mailboxes(failed, &pauses, pause_access, run)
+                    self.without_mailboxes(failed, &pauses, pause_access, invocation)
                         .await,
                 );
                 return None;
             }
         };
-        let pending_messages = context.take_part(pending_messages, run, finished);
+        let pending_messages = context.take_part(pending_messages, invocation, finished);
         if pending_messages.is_empty() {
             return None;
         }
-        let token = self.application_users.of(run).tokens.token(run.now);
+        let token = self
+            .application_users
+            .of(invocation)
+            .tokens
+            .token(invocation.now);
         let session = match token.await {
-            Ok(token) => Session::timed_by(token, run.clock),
+            Ok(token) => Session::timed_by(token, invocation.clock),
             Err(error) => {
-                finished.extend(all_failed(pending_messages, &error.into(), run));
+                finished.extend(all_failed(pending_messages, &error.into(), invocation));
                 return None;
             }
         };
@@ -273,21 +300,27 @@ impl Pipeline {
         &self,
         mut portion: Vec<PendingMessage>,
         begun: &BatchContext,
-        run: &Run,
+        invocation: &Invocation,
         looked_up: &mut usize,
         finished: &mut Vec<Finished>,
     ) -> Vec<PendingMessage> {
         let stopped = begun.session.ended_by().map(|error| error.clone().into());
         if let Some(failure) = refusals::failure_of_rest(finished).or(stopped) {
             // Fetching them would be wasted: they could not be written.
-            finished.extend(all_failed(portion, &failure, run));
+            finished.extend(all_failed(portion, &failure, invocation));
             return Vec::new();
         }
         let candidates = self
-            .prepare(&mut portion, begun, PauseAccess::Write, run, finished)
+            .prepare(
+                &mut portion,
+                begun,
+                PauseAccess::Write,
+                invocation,
+                finished,
+            )
             .await;
         *looked_up += candidates.len();
-        self.track(candidates, begun, run, finished).await;
+        self.track(candidates, begun, invocation, finished).await;
         portion
     }
 
@@ -298,7 +331,7 @@ impl Pipeline {
         pending_messages: &mut Vec<PendingMessage>,
         begun: &BatchContext,
         pause_access: PauseAccess,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Vec<CandidateMessage> {
         let BatchContext {
@@ -310,11 +343,11 @@ impl Pipeline {
                 pauses,
                 pause_access,
                 context,
-                run,
+                invocation,
                 finished,
             )
             .await;
-        self.decide(fetched, context, run, finished).await
+        self.decide(fetched, context, invocation, finished).await
     }
 
     /// Runs the steps from lookup to write, group by group ([`lookup`]).
@@ -322,7 +355,7 @@ impl Pipeline {
         &self,
         candidates: Vec<CandidateMessage>,
         begun: &BatchContext,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) {
         let BatchContext {
@@ -330,26 +363,29 @@ impl Pipeline {
         } = begun;
         let mut groups = lookup::groups(candidates, self.dataverse.queries_a_batch());
         while !groups.is_empty() {
-            let looked_up = self.look_up(session, &mut groups, context, run, finished);
+            let looked_up = self.look_up(session, &mut groups, context, invocation, finished);
             let LookedUp::Found(group, mut found) = looked_up.await else {
                 continue;
             };
             let mut tracked = select::decide_after_lookup(group, &found, context, finished);
-            self.separate_shared_ids(session, &mut tracked, &mut found, run, finished)
+            self.separate_shared_ids(session, &mut tracked, &mut found, invocation, finished)
                 .await;
             let peopled =
-                self.create_contacts(session, tracked, &mut found, context, run, finished);
+                self.create_contacts(session, tracked, &mut found, context, invocation, finished);
             let peopled = peopled.await;
             let regarded =
-                self.resolve_regarding(session, peopled, &mut found, context, run, finished);
+                self.resolve_regarding(session, peopled, &mut found, context, invocation, finished);
             let mut drafts = Vec::new();
             for regarded in regarded.await {
-                match self.map(session, regarded, &found, context, run).await {
+                match self
+                    .map(session, regarded, &found, context, invocation)
+                    .await
+                {
                     Mapped::EmailDraft(draft) => drafts.push(*draft),
                     Mapped::Finished(end) => finished.push(*end),
                 }
             }
-            self.write(session, drafts, run, finished).await;
+            self.write(session, drafts, invocation, finished).await;
         }
     }
 
@@ -360,7 +396,7 @@ impl Pipeline {
         (candidate, regarding): (CandidateMessage, RegardingDecision),
         found: &LookupResult,
         context: &RunContext,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Mapped {
         let mut findings = findings(&candidate, regarding, found, context);
         let CandidateMessage {
@@ -378,18 +414,32 @@ impl Pipeline {
         let external_row = found.by_mail(&message);
         if let (None, Some(external_row)) = (own_row, external_row) {
             return Mapped::finished(
-                self.adopt(session, pending, &message, findings, external_row, run)
-                    .await,
+                self.adopt(
+                    session,
+                    pending,
+                    &message,
+                    findings,
+                    external_row,
+                    invocation,
+                )
+                .await,
             );
         }
         if let Some((own_row, external_row)) = own_row.zip(external_row) {
             let rows = (own_row, external_row);
             let one = if own_row.state == RowState::Canceled {
                 Ok(self
-                    .adopt(session, pending, &message, findings, external_row, run)
+                    .adopt(
+                        session,
+                        pending,
+                        &message,
+                        findings,
+                        external_row,
+                        invocation,
+                    )
                     .await)
             } else {
-                self.merge_rows(session, pending, &message, findings, rows, run)
+                self.merge_rows(session, pending, &message, findings, rows, invocation)
                     .await
             };
             match one {
@@ -401,7 +451,7 @@ impl Pipeline {
             return Mapped::finished(pending.already_existed(activity_id, &message, findings));
         }
         let begun = own_row.is_some();
-        let created_on = self.created_on.date(&message, run.now);
+        let created_on = self.created_on.date(&message, invocation.now);
         let acting_user = ActingUser::new(mailbox_policy.impersonate, findings.owner, found);
         let mut draft = EmailDraft::new(pending, message, findings, acting_user, created_on, begun);
         draft.set_key_by_content(by_content);
@@ -465,8 +515,12 @@ struct BatchReport {
     passed: bool,
 }
 
-fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Processed> {
-    let processed = claim::untouched(work, failure, run);
+fn untouched(
+    deliveries: Vec<Delivery>,
+    failure: &Failure,
+    invocation: &Invocation,
+) -> Vec<Processed> {
+    let processed = claim::untouched(deliveries, failure, invocation);
     processed.iter().for_each(Processed::report);
     processed
 }
@@ -501,9 +555,9 @@ fn grants_of(pending_messages: &[PendingMessage]) -> Vec<&GrantId> {
 fn all_failed(
     pending_messages: impl IntoIterator<Item = PendingMessage>,
     failure: &Failure,
-    run: &Run,
+    invocation: &Invocation,
 ) -> impl Iterator<Item = Finished> {
     pending_messages
         .into_iter()
-        .map(|pending| pending.failed(failure.clone(), run))
+        .map(|pending| pending.failed(failure.clone(), invocation))
 }

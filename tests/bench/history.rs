@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use backfill::Backfill;
 use chrono::{TimeDelta, Utc};
 use mailverse::clients::aws::queue::SyncQueue;
-use mailverse::pipeline::Run;
+use mailverse::pipeline::Invocation;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -50,7 +50,7 @@ impl Worked {
 pub(crate) async fn ask(company: &Company) {
     let mailboxes: Vec<String> = (0..MAILBOXES).map(mailbox).collect();
     let request = json!({"mailboxes": mailboxes, "received_after": 1_795_000_000});
-    let begin = || Run::begin(Utc::now() + TimeDelta::minutes(14));
+    let begin = || Invocation::begin(Utc::now() + TimeDelta::minutes(14));
     let answer = function(company).handle(&request, &begin).await.unwrap();
     let tasks = answer.get("tasks").and_then(Value::as_array);
     assert_eq!(tasks.map(Vec::len), Some(MAILBOXES));
@@ -107,7 +107,7 @@ async fn invoke(backfill: &Backfill<Queue>, tasks: &Queue, task: &Message, end: 
     let deadline = Utc::now() + TimeDelta::minutes(14);
     let begin = || {
         let is_over = Instant::now() >= end;
-        Run::begin(if is_over { Utc::now() } else { deadline })
+        Invocation::begin(if is_over { Utc::now() } else { deadline })
     };
     let response = Box::pin(backfill.handle(&event, &begin)).await.unwrap();
     if response.get("batchItemFailures") == Some(&json!([])) {

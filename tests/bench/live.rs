@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use chrono::{TimeDelta, Utc};
 use mailverse::ledger::State;
-use mailverse::pipeline::Run;
+use mailverse::pipeline::Invocation;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
@@ -110,7 +110,7 @@ async fn invoke(worker: &Worker<Queue>, queue: &Queue, done: &Done) {
     let batch = queue.receive(10).await;
     let mut event = SqsEvent::default();
     event.records = batch.iter().map(record).collect();
-    let run = Run::begin(Utc::now() + TimeDelta::seconds(120));
+    let run = Invocation::begin(Utc::now() + TimeDelta::seconds(120));
     let outcome = Box::pin(worker.work(event, run)).await;
     let now = Instant::now();
     for processed in &outcome.processed {

@@ -38,7 +38,7 @@ use mailverse::clients::aws::queue::{QueueError, SyncQueue};
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::{SyncRequest, Trigger};
-use mailverse::pipeline::Run;
+use mailverse::pipeline::Invocation;
 use serde_json::json;
 use sync_worker::Worker;
 use test_organisation::{ADA, TestOrganisation, key, nylas_message};
@@ -238,7 +238,7 @@ async fn main() -> ExitCode {
         let mut next = 0;
         while let Some(event) = queue.receive(&mut due) {
             deliveries += u64::try_from(event.records.len()).unwrap();
-            let run = Run {
+            let run = Invocation {
                 jitter_percent: 25,
                 ..organisation.begin()
             };

@@ -40,7 +40,7 @@ use mailverse::mailboxes::{AllowList, MailboxDirectory};
 use mailverse::pipeline::application_users::ApplicationUsers;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
-use mailverse::pipeline::{Outcome, Pipeline, Processed, Run, Work};
+use mailverse::pipeline::{Delivery, Invocation, Outcome, Pipeline, Processed};
 use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
 use mailverse::rate_limit::Limits;
@@ -223,7 +223,7 @@ impl TestOrganisation {
     /// Stores in the ledger that this many attempts of a message have failed.
     pub(crate) async fn has_failed(&mut self, grant: &str, id: &str, times: u32) {
         for _ in 0..times {
-            let Run { token, now, .. } = self.begin();
+            let Invocation { token, now, .. } = self.begin();
             let (key, ledger) = (key(grant, id), &self.pipeline.ledger);
             let claim = ledger.claim(&key, &ClaimRequest::new(token, now)).await;
             assert!(claim.unwrap().is_won());
@@ -237,9 +237,9 @@ impl TestOrganisation {
     }
 
     /// Returns time and claim token of the next invocation.
-    pub(crate) fn begin(&mut self) -> Run {
+    pub(crate) fn begin(&mut self) -> Invocation {
         self.runs += 1;
-        Run {
+        Invocation {
             token: ClaimToken::new(Uuid::from_u128(self.runs)),
             now: self.now,
             begun: Instant::now(),
@@ -251,7 +251,7 @@ impl TestOrganisation {
     }
 
     /// Runs the pipeline once on these requests.
-    pub(crate) async fn run(&mut self, work: Vec<Work>) -> Vec<Processed> {
+    pub(crate) async fn run(&mut self, work: Vec<Delivery>) -> Vec<Processed> {
         let run = self.begin();
         self.pipeline.run(work, run).await
     }

@@ -14,7 +14,7 @@ use mailverse::ledger::{Entry, State};
 use mailverse::model::ids::{GrantId, InternetMessageId, MessageKey};
 use mailverse::model::message::Message;
 use mailverse::model::sync_request::{SyncRequest, Trigger};
-use mailverse::pipeline::{Processed, Work};
+use mailverse::pipeline::{Delivery, Processed};
 use serde_json::Value;
 
 use super::report::{At, Report};
@@ -34,7 +34,7 @@ const NYLAS_PAUSE: Duration = Duration::from_secs(60);
 /// What to do with a message.
 enum Ready {
     /// Run it through the pipeline.
-    Run(Box<Message>),
+    Invocation(Box<Message>),
     /// It was settled before. Only a dry run returns this; it does nothing more.
     Settled(Entry),
     /// It cannot be imported, now or at all; the text says why.
@@ -153,7 +153,7 @@ impl Importer {
         let mut work = Vec::new();
         for (at, key, ready) in ready {
             match ready {
-                Ready::Run(message) => work.push(as_delivery(*message)),
+                Ready::Invocation(message) => work.push(as_delivery(*message)),
                 Ready::Settled(entry) => report.settled(at, &key, &entry),
                 Ready::Left => report.left(1),
                 Ready::Not(why) => {
@@ -184,7 +184,7 @@ impl Importer {
         let lacks_headers = saved.internet_message_id.is_none()
             || (headers == Headers::All && !saved.has_all_headers);
         if !lacks_headers && self.dry.is_none() {
-            return Ready::Run(Box::new(saved));
+            return Ready::Invocation(Box::new(saved));
         }
         match self.ledger.entry(&saved.key).await {
             Err(error) => return Ready::Not(error.to_string()),
@@ -192,21 +192,21 @@ impl Importer {
                 // The pipeline would find this too, except in a dry run, where its ledger is empty.
                 return match self.dry {
                     Some(_) => Ready::Settled(entry),
-                    None => Ready::Run(Box::new(saved)),
+                    None => Ready::Invocation(Box::new(saved)),
                 };
             }
-            Ok(_) if !lacks_headers => return Ready::Run(Box::new(saved)),
+            Ok(_) if !lacks_headers => return Ready::Invocation(Box::new(saved)),
             Ok(_) => {}
         }
         if self.as_saved {
-            return Ready::Run(Box::new(as_saved(saved)));
+            return Ready::Invocation(Box::new(as_saved(saved)));
         }
         if stop.get().is_some() {
             return Ready::Left;
         }
         match self.pipeline.nylas.message(&saved.key, headers).await {
-            Ok(Fetched::Message(message)) => Ready::Run(message),
-            Ok(Fetched::Gone) => Ready::Run(Box::new(as_saved(saved))),
+            Ok(Fetched::Message(message)) => Ready::Invocation(message),
+            Ok(Fetched::Gone) => Ready::Invocation(Box::new(as_saved(saved))),
             Err(NylasError::Throttled { retry_after }) => {
                 // If several requests are throttled, the first one sets the pause.
                 stop.get_or_init(|| Utc::now() + retry_after.unwrap_or(NYLAS_PAUSE));
@@ -235,8 +235,8 @@ fn as_saved(mut message: Message) -> Message {
 
 /// Returns the delivery of a message that is already fetched, as the backfill does for a listed
 /// message.
-fn as_delivery(message: Message) -> Work {
-    Work {
+fn as_delivery(message: Message) -> Delivery {
+    Delivery {
         request: SyncRequest {
             key: message.key.clone(),
             trigger: Trigger::Backfill,

@@ -26,7 +26,7 @@ use mailverse::pipeline::application_users::ApplicationUsers;
 use mailverse::pipeline::config::PipelineSettings;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
-use mailverse::pipeline::{Pipeline, Processed, Run};
+use mailverse::pipeline::{Invocation, Pipeline, Processed};
 use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
 use mailverse::rate_limit::Limits;
@@ -398,8 +398,8 @@ fn fill_mailboxes(emulators: &Emulators, events: &[SavedEvent]) -> Result<(), Ha
     Ok(())
 }
 
-fn begin() -> Run {
-    Run::begin(Utc::now() + INVOCATION)
+fn begin() -> Invocation {
+    Invocation::begin(Utc::now() + INVOCATION)
 }
 
 #[cfg(test)]

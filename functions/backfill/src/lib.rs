@@ -33,7 +33,7 @@ use mailverse::clients::nylas::wire::Grant;
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::ledger::backfill_runs::{Progress, RunId, TaskState};
 use mailverse::ledger::messages::LedgerError;
-use mailverse::pipeline::{Pipeline, Processed, Run};
+use mailverse::pipeline::{Invocation, Pipeline, Processed};
 use serde_json::{Value, json};
 
 use self::event::Event;
@@ -92,7 +92,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     pub async fn handle(
         &self,
         event: &Value,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
     ) -> Result<Value, BackfillError> {
         match Event::read(event)? {
             Event::Schedule(schedule) => Ok(json!(self.plan(&schedule, begin).await?)),
@@ -120,7 +120,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     async fn deliver(
         &self,
         record: &SqsMessage,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
         seen: &mut impl FnMut(Processed),
     ) -> bool {
         let task = match Task::from_body(record.body.as_deref().unwrap_or_default()) {
@@ -162,11 +162,11 @@ impl<Q: SyncQueue> Backfill<Q> {
     async fn answer(
         &self,
         body: &Value,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
     ) -> Result<Answer, BackfillError> {
-        let run = begin();
-        match Request::read(body, run.now)? {
-            Request::Begin(wanted) => self.open(&wanted, &run).await,
+        let invocation = begin();
+        match Request::read(body, invocation.now)? {
+            Request::Begin(wanted) => self.open(&wanted, &invocation).await,
             Request::Ask(run_id) => {
                 let found = self.pipeline.ledger.run(run_id).await?;
                 let (request, tasks) = found.ok_or_else(|| Invalid {
@@ -183,21 +183,25 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
     }
 
-    async fn open(&self, wanted: &Wanted, run: &Run) -> Result<Answer, BackfillError> {
-        let run_id = RunId::from(run.token);
+    async fn open(
+        &self,
+        wanted: &Wanted,
+        invocation: &Invocation,
+    ) -> Result<Answer, BackfillError> {
+        let run_id = RunId::from(invocation.token);
         let (grants, excluded) = self.grants().await?;
-        let tasks = wanted.tasks(&grants, &excluded, run_id, run.now)?;
+        let tasks = wanted.tasks(&grants, &excluded, run_id, invocation.now)?;
         let ledger = &self.pipeline.ledger;
         let asked = wanted.asked();
         ledger
-            .open_run(run_id, &json!(asked).to_string(), run.now)
+            .open_run(run_id, &json!(asked).to_string(), invocation.now)
             .await?;
         let begun = stream::iter(tasks).map(async |(task, can_be_read)| {
             let body = task.to_body();
             let state = if can_be_read {
                 // In this order, so that the progress report always has every mailbox of the run.
                 ledger
-                    .set_task(&task.key(), TaskState::Queued, None, run.now)
+                    .set_task(&task.key(), TaskState::Queued, None, invocation.now)
                     .await?;
                 self.queue_body(body).await?;
                 TaskState::Queued
@@ -205,7 +209,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 ledger.park(&task.grant_id, &body).await?;
                 let reason = Some("a user has to sign in to the mailbox again");
                 ledger
-                    .set_task(&task.key(), TaskState::Parked, reason, run.now)
+                    .set_task(&task.key(), TaskState::Parked, reason, invocation.now)
                     .await?;
                 TaskState::Parked
             };
@@ -244,7 +248,7 @@ impl Backfill<MemoryQueue> {
     pub async fn run_scheduled(
         &self,
         event: &Value,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
     ) -> Result<(Planned, Vec<Processed>), BackfillError> {
         let Event::Schedule(schedule) = Event::read(event)? else {
             return Err(NotAnEvent("it is not an event of the schedule").into());
@@ -254,7 +258,7 @@ impl Backfill<MemoryQueue> {
     }
 
     /// Works on the queued tasks until no task is visible. Returns the result of every message.
-    pub async fn process_queue(&self, begin: &impl Fn() -> Run) -> Vec<Processed> {
+    pub async fn process_queue(&self, begin: &impl Fn() -> Invocation) -> Vec<Processed> {
         let mut processed = Vec::new();
         while let Some(received) = self.tasks.receive(1).pop() {
             let mut record = SqsMessage::default();

@@ -5,7 +5,7 @@ use backfill::Backfill;
 use backfill::config::Config;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use mailverse::clients::aws::queue::SqsQueue;
-use mailverse::pipeline::Run;
+use mailverse::pipeline::Invocation;
 use mailverse::{env, telemetry};
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ async fn main() -> Result<(), Error> {
     let backfill = Backfill::new(config.pipeline.connect(&aws)?, sync, tasks);
     run(service_fn(async |event: LambdaEvent<Value>| {
         let deadline = event.context.deadline().into();
-        let begin = || Run::begin(deadline);
+        let begin = || Invocation::begin(deadline);
         Ok::<_, Error>(backfill.handle(&event.payload, &begin).await?)
     }))
     .await

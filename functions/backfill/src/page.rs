@@ -20,7 +20,7 @@ use mailverse::model::message::Message;
 use mailverse::model::sync_request::{SyncRequest, Trigger};
 use mailverse::pipeline::preview::PreviewOutcome;
 use mailverse::pipeline::reconcile::Listed;
-use mailverse::pipeline::{Outcome, Processed, Run, Work};
+use mailverse::pipeline::{Delivery, Invocation, Outcome, Processed};
 
 use crate::Backfill;
 use crate::task::Task;
@@ -54,7 +54,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         &self,
         task: &Task,
         page: Page,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
         seen: &mut impl FnMut(Processed),
     ) -> Result<(Coverage, Option<i64>), TaskError> {
         let mut coverage = Coverage {
@@ -104,7 +104,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         &self,
         task: &Task,
         messages: Vec<Message>,
-        run: &Run,
+        invocation: &Invocation,
         coverage: &mut Coverage,
     ) -> Result<SplitPage, TaskError> {
         let keys: Vec<MessageKey> = messages.iter().map(|it| it.key.clone()).collect();
@@ -112,7 +112,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         // The same claim request as the pipeline makes for a listed message.
         let request = ClaimRequest {
             revisit: true,
-            ..ClaimRequest::new(run.token, run.now)
+            ..ClaimRequest::new(invocation.token, invocation.now)
         };
         let mut split_by_state = SplitPage::default();
         for mut message in messages {
@@ -150,7 +150,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         task: &Task,
         fresh: Vec<Message>,
         queued: &HashSet<MessageKey>,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
         coverage: &mut Coverage,
         seen: &mut impl FnMut(Processed),
     ) -> Result<(), TaskError> {
@@ -160,14 +160,16 @@ impl<Q: SyncQueue> Backfill<Q> {
         let work = fresh.into_iter().map(as_delivery).collect();
         // Boxed because the future is large.
         let done = Box::pin(self.pipeline.backfill_page(work, &self.sync, begin)).await;
-        let run = begin();
+        let invocation = begin();
         let is_left = done.left.is_some();
         let stopped = match done.left {
-            Some(left) if left.not_before <= run.now => Some(TaskError::NoTime),
+            Some(left) if left.not_before <= invocation.now => Some(TaskError::NoTime),
             Some(left) => Some(TaskError::Paused(left.not_before)),
-            None if self.pipeline.is_paused(run.now).await => {
-                let waits = self.pipeline.backfill_waits_until(&self.sync, run.now);
-                Some(TaskError::Paused(waits.await.unwrap_or(run.now)))
+            None if self.pipeline.is_paused(invocation.now).await => {
+                let waits = self
+                    .pipeline
+                    .backfill_waits_until(&self.sync, invocation.now);
+                Some(TaskError::Paused(waits.await.unwrap_or(invocation.now)))
             }
             None => None,
         };
@@ -199,15 +201,15 @@ impl<Q: SyncQueue> Backfill<Q> {
     async fn preview_outcome(
         &self,
         fresh: Vec<Message>,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
         coverage: &mut Coverage,
     ) -> Result<(), TaskError> {
         let mut fresh = fresh.into_iter().peekable();
         while fresh.peek().is_some() {
-            let run = begin();
-            self.check_may_continue(&run).await?;
+            let invocation = begin();
+            self.check_may_continue(&invocation).await?;
             let some: Vec<Message> = fresh.by_ref().take(AT_ONCE).collect();
-            for preview in self.pipeline.preview(some, &run).await {
+            for preview in self.pipeline.preview(some, &invocation).await {
                 match preview.outcome {
                     PreviewOutcome::Tracked { .. } => coverage.written += 1,
                     PreviewOutcome::Skipped { .. } => coverage.skipped += 1,
@@ -219,13 +221,17 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Looks for rows that other clients wrote recently for messages of the page.
-    async fn reconcile_recent(&self, settled: &[(Message, Processed)], begin: &impl Fn() -> Run) {
-        let run = begin();
+    async fn reconcile_recent(
+        &self,
+        settled: &[(Message, Processed)],
+        begin: &impl Fn() -> Invocation,
+    ) {
+        let invocation = begin();
         let due = settled.iter().filter_map(|(message, processed)| {
-            Listed::of(message).filter(|listed| listed.is_due(processed, run.now))
+            Listed::of(message).filter(|listed| listed.is_due(processed, invocation.now))
         });
         let due: Vec<Listed> = due.collect();
-        self.pipeline.reconcile(&due, &run).await;
+        self.pipeline.reconcile(&due, &invocation).await;
     }
 
     /// Sends a request for a message that has to be retried to the sync queue.
@@ -282,12 +288,12 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 }
 
-fn as_delivery(message: Message) -> Work {
+fn as_delivery(message: Message) -> Delivery {
     let request = SyncRequest {
         key: message.key.clone(),
         trigger: Trigger::Backfill,
     };
-    Work {
+    Delivery {
         request,
         message: Some(message),
         receive_count: 1,

@@ -18,7 +18,7 @@ use mailverse::clients::aws::queue::SyncQueue;
 use mailverse::clients::nylas::wire::Grant;
 use mailverse::ledger::backfill_runs::RunId;
 use mailverse::ledger::mailbox_state::MailboxRecord;
-use mailverse::pipeline::Run;
+use mailverse::pipeline::Invocation;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -135,17 +135,17 @@ impl<Q: SyncQueue> Backfill<Q> {
     pub async fn plan(
         &self,
         schedule: &Schedule,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
     ) -> Result<Planned, BackfillError> {
-        let run = begin();
-        let run_id = RunId::from(run.token);
+        let invocation = begin();
+        let run_id = RunId::from(invocation.token);
         let (grants, excluded) = self.grants().await?;
         let mut planned = Planned {
             run_id: run_id.to_string(),
             ..Planned::default()
         };
         if schedule.days.is_none() {
-            planned.stranded = self.requeue_stranded(run.now).await;
+            planned.stranded = self.requeue_stranded(invocation.now).await;
         }
         let (readable, others): (Vec<Grant>, Vec<Grant>) =
             grants.into_iter().partition(is_readable);
@@ -156,7 +156,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let sends = stream::iter(readable).map(async |grant| {
             let record = records.get(&grant.id).cloned().unwrap_or_default();
             let unparked = record.parked.len();
-            self.queue_mailbox(schedule, run_id, &grant, record, run.now)
+            self.queue_mailbox(schedule, run_id, &grant, record, invocation.now)
                 .await
                 .map(|()| unparked)
         });

@@ -48,7 +48,7 @@ use mailverse::ledger::backfill_runs::{Coverage, Position, Progress, Saved, Sett
 use mailverse::ledger::mailbox_state::{Lease, TASK_LEASE};
 use mailverse::mailboxes::Participation;
 use mailverse::pipeline::backfill_page::NEAR;
-use mailverse::pipeline::{Processed, Run};
+use mailverse::pipeline::{Invocation, Processed};
 use mailverse::telemetry::{Count, count};
 
 use crate::Backfill;
@@ -73,21 +73,21 @@ impl<Q: SyncQueue> Backfill<Q> {
         &self,
         task: &Task,
         receive_count: u32,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
         seen: &mut impl FnMut(Processed),
     ) -> QueueAction {
-        let run = begin();
-        if run.now + BATCH_TIME > run.deadline {
+        let invocation = begin();
+        if invocation.now + BATCH_TIME > invocation.deadline {
             tracing::error!(task = %task.key(), "the function's timeout is too short to process a page; the task is retried, but set a longer timeout");
             return soon(receive_count);
         }
         let ledger = &self.pipeline.ledger;
         let kept_for = task.key().to_string();
         let (grant, lists) = (&task.grant_id, task.kind.lists());
-        let lease = ledger.lease_mailbox(grant, lists, &kept_for, run.token, run.now);
+        let lease = ledger.lease_mailbox(grant, lists, &kept_for, invocation.token, invocation.now);
         let task_error = match lease.await {
             Ok(Lease::Won) => {
-                let worked = self.list(task, &run, begin, seen);
+                let worked = self.list(task, &invocation, begin, seen);
                 // Boxed: nested this deep, the future's type is too deep for the compiler.
                 Box::pin(worked).await.err()
             }
@@ -98,7 +98,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             .decide_queue_action(task, task_error.as_ref(), receive_count, begin().now)
             .await;
         if !matches!(task_error, Some(TaskError::Busy(_))) {
-            self.release_mailbox(task, &run, task_error.as_ref(), next, begin().now)
+            self.release_mailbox(task, &invocation, task_error.as_ref(), next, begin().now)
                 .await;
         }
         if matches!(task_error, Some(TaskError::NoTime)) {
@@ -119,7 +119,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     async fn release_mailbox(
         &self,
         task: &Task,
-        run: &Run,
+        invocation: &Invocation,
         task_error: Option<&TaskError>,
         next: QueueAction,
         now: DateTime<Utc>,
@@ -134,7 +134,12 @@ impl<Q: SyncQueue> Backfill<Q> {
         let kept_until = comes_back_after.map(|delay| now + delay + TASK_LEASE);
         let ledger = &self.pipeline.ledger;
         if let Err(error) = ledger
-            .release_mailbox(&task.grant_id, task.kind.lists(), run.token, kept_until)
+            .release_mailbox(
+                &task.grant_id,
+                task.kind.lists(),
+                invocation.token,
+                kept_until,
+            )
             .await
         {
             tracing::warn!(task = %task.key(), %error, "failed to release the mailbox; it stays leased until the lease expires");
@@ -145,8 +150,8 @@ impl<Q: SyncQueue> Backfill<Q> {
     async fn list(
         &self,
         task: &Task,
-        first: &Run,
-        begin: &impl Fn() -> Run,
+        first: &Invocation,
+        begin: &impl Fn() -> Invocation,
         seen: &mut impl FnMut(Processed),
     ) -> Result<(), TaskError> {
         let ledger = &self.pipeline.ledger;
@@ -168,18 +173,21 @@ impl<Q: SyncQueue> Backfill<Q> {
         // in vain.
         let mut took = TimeDelta::zero();
         loop {
-            let run = begin();
-            if run.now + took + BATCH_TIME > run.deadline {
+            let invocation = begin();
+            if invocation.now + took + BATCH_TIME > invocation.deadline {
                 return Err(TaskError::NoTime);
             }
-            match self.check_may_continue(&run).await {
+            match self.check_may_continue(&invocation).await {
                 // The pause is short enough for the pipeline to wait for it.
-                Err(TaskError::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
+                Err(TaskError::Paused(until))
+                    if !task.dry_run && until - invocation.now <= NEAR => {}
                 may => may?,
             }
             // A run takes minutes, in which the mailbox may have been excluded.
-            self.check_participation(task, run.now).await?;
-            let paused = self.pipeline.mailbox_paused_until(&task.grant_id, run.now);
+            self.check_participation(task, invocation.now).await?;
+            let paused = self
+                .pipeline
+                .mailbox_paused_until(&task.grant_id, invocation.now);
             if let Some(until) = paused.await {
                 return Err(TaskError::MailboxPaused(until));
             }
@@ -192,7 +200,14 @@ impl<Q: SyncQueue> Backfill<Q> {
                     ..Position::default()
                 };
             }
-            let listed = self.page(task, part, &progress.position, headers, limit, run.now);
+            let listed = self.page(
+                task,
+                part,
+                &progress.position,
+                headers,
+                limit,
+                invocation.now,
+            );
             let page = match listed.await {
                 Ok(Some(page)) => page,
                 Ok(None) => {
@@ -208,7 +223,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 }
                 Err(error) => {
                     self.pipeline
-                        .note_throttled(&task.grant_id, &error, &run)
+                        .note_throttled(&task.grant_id, &error, &invocation)
                         .await;
                     return Err(error.into());
                 }
@@ -236,7 +251,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Saved::Saved => {}
                 Saved::Overtaken => return Err(TaskError::Overtaken),
             }
-            took = now - run.now;
+            took = now - invocation.now;
             publish(task, &coverage);
             progress = Progress {
                 pages: progress.pages + 1,
@@ -263,11 +278,16 @@ impl<Q: SyncQueue> Backfill<Q> {
 
     /// Returns an error if no step may begin now: time is short, or Dataverse or live mail makes
     /// backfill wait.
-    pub(crate) async fn check_may_continue(&self, run: &Run) -> Result<(), TaskError> {
-        if run.now + BATCH_TIME > run.deadline {
+    pub(crate) async fn check_may_continue(
+        &self,
+        invocation: &Invocation,
+    ) -> Result<(), TaskError> {
+        if invocation.now + BATCH_TIME > invocation.deadline {
             return Err(TaskError::NoTime);
         }
-        let waits = self.pipeline.backfill_waits_until(&self.sync, run.now);
+        let waits = self
+            .pipeline
+            .backfill_waits_until(&self.sync, invocation.now);
         waits
             .await
             .map_or(Ok(()), |until| Err(TaskError::Paused(until)))

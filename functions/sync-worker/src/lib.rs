@@ -22,7 +22,7 @@ use mailverse::clients::aws::queue::SyncQueue;
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::model::ids::MessageKey;
 use mailverse::model::sync_request::SyncRequest;
-use mailverse::pipeline::{Outcome, Pipeline, Processed, Run, Work};
+use mailverse::pipeline::{Delivery, Invocation, Outcome, Pipeline, Processed};
 use mailverse::telemetry::{Count, count};
 
 /// The handler for events of the sync queue.
@@ -42,7 +42,7 @@ pub struct Worked {
 }
 
 /// A queue message that was parsed as a sync request.
-struct Delivery {
+struct QueueMessage {
     id: String,
     receipt: Option<String>,
     request: SyncRequest,
@@ -56,15 +56,15 @@ impl<Q: SyncQueue> Worker<Q> {
     }
 
     /// Processes a batch and decides for every queue message whether the queue keeps it.
-    pub async fn work(&self, event: SqsEvent, run: Run) -> Worked {
-        let mut deliveries = Vec::new();
+    pub async fn work(&self, event: SqsEvent, invocation: Invocation) -> Worked {
+        let mut queue_messages = Vec::new();
         let mut failed = Vec::new();
         let mut unreadable = Vec::new();
         // Parse one by one: an unreadable body must not fail the rest of the batch.
         for record in event.records {
             let id = record.message_id.clone().unwrap_or_default();
             match SyncRequest::from_body(record.body.as_deref().unwrap_or_default()) {
-                Ok(request) => deliveries.push(Delivery::new(record, request)),
+                Ok(request) => queue_messages.push(QueueMessage::new(record, request)),
                 Err(error) => {
                     tracing::error!(sqs_message_id = id, %error, "failed to parse a queue message; it will move to the dead-letter queue");
                     unreadable.push(error.to_string());
@@ -73,19 +73,22 @@ impl<Q: SyncQueue> Worker<Q> {
             }
         }
         count(Count::RequestUnreadable, unreadable.len());
-        let work = deliveries.iter().map(Delivery::work).collect();
+        let work = queue_messages.iter().map(QueueMessage::work).collect();
         // Boxed: with the handler's layers on top, the future's type is too deep for the compiler.
-        let processed = Box::pin(self.pipeline.run(work, run)).await;
+        let processed = Box::pin(self.pipeline.run(work, invocation)).await;
         let outcomes: HashMap<&MessageKey, &Outcome> = processed
             .iter()
             .map(|done| (&done.key, &done.outcome))
             .collect();
-        for delivery in deliveries {
+        for queue_message in queue_messages {
             if !self
-                .is_done(&delivery, outcomes.get(&delivery.request.key).copied())
+                .is_done(
+                    &queue_message,
+                    outcomes.get(&queue_message.request.key).copied(),
+                )
                 .await
             {
-                failed.push(delivery.id);
+                failed.push(queue_message.id);
             }
         }
         let mut response = SqsBatchResponse::default();
@@ -99,7 +102,7 @@ impl<Q: SyncQueue> Worker<Q> {
 
     /// Returns whether the queue may delete the message. Hides a message that is to be delivered
     /// again for the advised delay.
-    async fn is_done(&self, delivery: &Delivery, outcome: Option<&Outcome>) -> bool {
+    async fn is_done(&self, queue_message: &QueueMessage, outcome: Option<&Outcome>) -> bool {
         match outcome {
             Some(
                 Outcome::Written { .. }
@@ -109,11 +112,13 @@ impl<Q: SyncQueue> Worker<Q> {
                     ..
                 },
             ) => true,
-            Some(Outcome::Waiting { delay, .. }) if delivery.receive_count >= RECEIVE_LIMIT => {
-                self.requeue(&delivery.request, *delay).await
+            Some(Outcome::Waiting { delay, .. })
+                if queue_message.receive_count >= RECEIVE_LIMIT =>
+            {
+                self.requeue(&queue_message.request, *delay).await
             }
             Some(Outcome::Waiting { delay, .. }) => {
-                self.hide(delivery, *delay).await;
+                self.hide(queue_message, *delay).await;
                 false
             }
             // The message has failed too often, but deliveries may remain. Using them up at once
@@ -122,7 +127,7 @@ impl<Q: SyncQueue> Worker<Q> {
                 attempts_exhausted: true,
                 ..
             }) => {
-                self.hide(delivery, Duration::ZERO).await;
+                self.hide(queue_message, Duration::ZERO).await;
                 false
             }
             None => false,
@@ -131,12 +136,12 @@ impl<Q: SyncQueue> Worker<Q> {
 }
 
 impl<Q: SyncQueue> Worker<Q> {
-    async fn hide(&self, delivery: &Delivery, delay: Duration) {
-        if let Some(receipt) = &delivery.receipt
+    async fn hide(&self, queue_message: &QueueMessage, delay: Duration) {
+        if let Some(receipt) = &queue_message.receipt
             && let Err(error) = self.queue.hide(receipt, delay).await
         {
             // The message then reappears after the queue's own visibility timeout.
-            tracing::warn!("sync.key" = %delivery.request.key, %error, "failed to set the visibility timeout; the queue's own timeout applies");
+            tracing::warn!("sync.key" = %queue_message.request.key, %error, "failed to set the visibility timeout; the queue's own timeout applies");
         }
     }
 
@@ -161,7 +166,7 @@ impl<Q: SyncQueue> Worker<Q> {
     }
 }
 
-impl Delivery {
+impl QueueMessage {
     fn new(record: SqsMessage, request: SyncRequest) -> Self {
         // The attribute is only missing in handmade events.
         let receive_count = record
@@ -177,8 +182,8 @@ impl Delivery {
         }
     }
 
-    fn work(&self) -> Work {
-        Work {
+    fn work(&self) -> Delivery {
+        Delivery {
             request: self.request.clone(),
             message: None,
             receive_count: self.receive_count,

@@ -4,7 +4,7 @@ use aws_config::BehaviorVersion;
 use aws_lambda_events::sqs::SqsEvent;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use mailverse::clients::aws::queue::SqsQueue;
-use mailverse::pipeline::Run;
+use mailverse::pipeline::Invocation;
 use mailverse::{env, telemetry};
 use sync_worker::Worker;
 use sync_worker::config::Config;
@@ -17,7 +17,7 @@ async fn main() -> Result<(), Error> {
     let queue = SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.sync_queue_url);
     let worker = Worker::new(config.pipeline.connect(&aws)?, queue);
     run(service_fn(async |event: LambdaEvent<SqsEvent>| {
-        let run = Run::begin(event.context.deadline().into());
+        let run = Invocation::begin(event.context.deadline().into());
         Ok::<_, Error>(worker.work(event.payload, run).await.response)
     }))
     .await

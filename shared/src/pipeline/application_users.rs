@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use crate::clients::aws::queue::SyncQueue;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::session::Session;
@@ -92,8 +92,8 @@ impl ApplicationUsers {
     }
 
     /// Returns the user of a run.
-    pub(super) fn of(&self, run: &Run) -> &UserConnection {
-        self.numbered(run.application_user)
+    pub(super) fn of(&self, invocation: &Invocation) -> &UserConnection {
+        self.numbered(invocation.application_user)
     }
 
     fn numbered(&self, number: usize) -> &UserConnection {
@@ -103,8 +103,8 @@ impl ApplicationUsers {
             .unwrap_or(&self.primary)
     }
 
-    /// Returns the numbers of all users, as in [`Run::application_user`], starting with a different
-    /// one each time.
+    /// Returns the numbers of all users, as in [`Invocation::application_user`], starting with a
+    /// different one each time.
     fn round_robin(&self) -> impl Iterator<Item = usize> + use<> {
         let count = 1 + self.further.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
@@ -133,7 +133,7 @@ pub(super) struct ReservedBatch {
 
 /// A backfill batch that may begin.
 pub(super) struct Admitted {
-    /// The number of the application user ([`Run::application_user`]).
+    /// The number of the application user ([`Invocation::application_user`]).
     pub(super) application_user: usize,
     /// The most messages that the batch may have.
     pub(super) size: usize,
@@ -169,19 +169,19 @@ impl Pipeline {
     pub(super) async fn reserve(
         &self,
         messages: usize,
-        run: &Run,
+        invocation: &Invocation,
         probe: Probe,
     ) -> Result<ReservedBatch, Failure> {
-        if run.is_nearly_over() {
+        if invocation.is_nearly_over() {
             return Err(Failure::no_time_left());
         }
-        let application_user = self.application_users.of(run);
-        has_token(application_user, run).await?;
+        let application_user = self.application_users.of(invocation);
+        has_token(application_user, invocation).await?;
         let reservation = application_user.known().batch_size.reserve(messages);
         let limits = &self.application_users.limits;
         let limiter_state =
             self.ledger
-                .reserve(&application_user.user, &reservation, limits, run.now);
+                .reserve(&application_user.user, &reservation, limits, invocation.now);
         // If the ledger does not answer, the claim that follows reports the failure.
         let Ok(limiter_state) = limiter_state.await else {
             return Ok(ReservedBatch {
@@ -190,15 +190,22 @@ impl Pipeline {
             });
         };
         application_user.known().suggested_concurrency = limiter_state.suggested_concurrency;
-        let paused_until = match (limiter_state.pause(run.now), probe) {
+        let paused_until = match (limiter_state.pause(invocation.now), probe) {
             (Some(until), _) => Some(until),
             (None, _) if limiter_state.refused.cause.is_none() => None,
-            (None, Probe::MayBe) => self.take_probe(&application_user.user, run.now).await.err(),
-            (None, Probe::IsNone) => Some(run.now + LEASE),
+            (None, Probe::MayBe) => self
+                .take_probe(&application_user.user, invocation.now)
+                .await
+                .err(),
+            (None, Probe::IsNone) => Some(invocation.now + LEASE),
         };
         if let Some(until) = paused_until {
-            self.settle_reservation(&reservation, BatchUsage::default(), run);
-            return Err(paused(until, limiter_state.refused.cause.as_deref(), run));
+            self.settle_reservation(&reservation, BatchUsage::default(), invocation);
+            return Err(paused(
+                until,
+                limiter_state.refused.cause.as_deref(),
+                invocation,
+            ));
         }
         Ok(ReservedBatch {
             reservation,
@@ -228,18 +235,22 @@ impl Pipeline {
 
     /// Returns why a run that only reads may not begin now; `None` if it may. Reserves nothing,
     /// because it must not write to the ledger.
-    pub(super) async fn check_may_begin(&self, run: &Run) -> Option<Failure> {
-        if run.is_nearly_over() {
+    pub(super) async fn check_may_begin(&self, invocation: &Invocation) -> Option<Failure> {
+        if invocation.is_nearly_over() {
             return Some(Failure::no_time_left());
         }
-        let application_user = self.application_users.of(run);
-        if let Err(failure) = has_token(application_user, run).await {
+        let application_user = self.application_users.of(invocation);
+        if let Err(failure) = has_token(application_user, invocation).await {
             return Some(failure);
         }
         let user = &application_user.user;
         let limiter_state = self.ledger.limiter_state(user).await.ok()?;
-        let until = limiter_state.pause(run.now)?;
-        Some(paused(until, limiter_state.refused.cause.as_deref(), run))
+        let until = limiter_state.pause(invocation.now)?;
+        Some(paused(
+            until,
+            limiter_state.refused.cause.as_deref(),
+            invocation,
+        ))
     }
 
     /// Returns until when backfill should wait, without reserving anything: while live mail waits
@@ -379,10 +390,10 @@ impl Pipeline {
         &self,
         reservation: &Reservation,
         usage: BatchUsage,
-        run: &Run,
+        invocation: &Invocation,
     ) {
         let BatchUsage { usage, messages } = usage;
-        let mut known = self.application_users.of(run).known();
+        let mut known = self.application_users.of(invocation).known();
         let limits = &self.application_users.limits;
         known
             .batch_size
@@ -390,9 +401,9 @@ impl Pipeline {
     }
 
     /// Adapts the size of backfill batches to the time that a batch took.
-    pub(super) fn adapt(&self, usage: BatchUsage, run: &Run) {
+    pub(super) fn adapt(&self, usage: BatchUsage, invocation: &Invocation) {
         let target = self.application_users.limits.batch_time();
-        let mut known = self.application_users.of(run).known();
+        let mut known = self.application_users.of(invocation).known();
         known
             .batch_size
             .adapt(usage.messages, usage.usage.time, target);
@@ -401,18 +412,18 @@ impl Pipeline {
     /// Stores what Dataverse asked for, for all workers with the same user: a pause, or a changed
     /// suggested concurrency. Also drops a token that Dataverse refused, so that the next run of
     /// this process reads another one.
-    pub(super) async fn publish_limits(&self, session: &Session, run: &Run) {
-        let application_user = self.application_users.of(run);
+    pub(super) async fn publish_limits(&self, session: &Session, invocation: &Invocation) {
+        let application_user = self.application_users.of(invocation);
         let user = &application_user.user;
         if let Some(DataverseError::Throttled { retry_after }) = session.ended_by() {
             let wait = retry_after.unwrap_or(FIRST_STEP).min(LONGEST_HIDE);
             let wait = TimeDelta::from_std(wait).unwrap_or_default();
-            if let Err(error) = self.ledger.pause(user, run.time() + wait).await {
+            if let Err(error) = self.ledger.pause(user, invocation.time() + wait).await {
                 // Each of the other workers is then throttled once before it pauses.
                 tracing::warn!(%user, %error, "failed to store the pause; other workers will be throttled once before they pause");
             }
         }
-        self.drop_refused_token(session, run).await;
+        self.drop_refused_token(session, invocation).await;
         let known = application_user.known().suggested_concurrency;
         if let Some(suggested_concurrency) = session
             .suggested_concurrency()
@@ -421,7 +432,7 @@ impl Pipeline {
             application_user.known().suggested_concurrency = Some(suggested_concurrency);
             if let Err(error) = self
                 .ledger
-                .store_suggested_concurrency(user, suggested_concurrency, run.now)
+                .store_suggested_concurrency(user, suggested_concurrency, invocation.now)
                 .await
             {
                 tracing::warn!(%user, %error, "failed to store the suggested concurrency; the stored value stays in use");
@@ -430,16 +441,19 @@ impl Pipeline {
     }
 
     /// Drops a token that Dataverse refused, so that the next run reads another one.
-    pub(super) async fn drop_refused_token(&self, session: &Session, run: &Run) {
+    pub(super) async fn drop_refused_token(&self, session: &Session, invocation: &Invocation) {
         if let Some(DataverseError::TokenRejected) = session.ended_by() {
-            let tokens = &self.application_users.of(run).tokens;
+            let tokens = &self.application_users.of(invocation).tokens;
             tokens.refused(session.token()).await;
         }
     }
 }
 
-async fn has_token(application_user: &UserConnection, run: &Run) -> Result<(), Failure> {
-    let token = application_user.tokens.token(run.now).await;
+async fn has_token(
+    application_user: &UserConnection,
+    invocation: &Invocation,
+) -> Result<(), Failure> {
+    let token = application_user.tokens.token(invocation.now).await;
     token.map(drop).map_err(|error| {
         count(Count::TokenMissing, 1);
         error.into()
@@ -448,8 +462,12 @@ async fn has_token(application_user: &UserConnection, run: &Run) -> Result<(), F
 
 /// Returns the failure of messages that wait for the end of a pause: from `Retry-After`, or for a
 /// refusal (`cause`).
-pub(super) fn paused(until: DateTime<Utc>, cause: Option<&str>, run: &Run) -> Failure {
-    let wait = (until - run.now).to_std().unwrap_or_default();
+pub(super) fn paused(
+    until: DateTime<Utc>,
+    cause: Option<&str>,
+    invocation: &Invocation,
+) -> Failure {
+    let wait = (until - invocation.now).to_std().unwrap_or_default();
     let reason = match cause {
         Some(cause) => format!("dataverse refuses all requests: {cause}"),
         None => "dataverse asked for a pause".to_owned(),

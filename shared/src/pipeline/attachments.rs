@@ -23,7 +23,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::stages::PendingMessage;
 use super::write::EmailDraft;
 use crate::clients::dataverse::error::DataverseError;
@@ -107,7 +107,7 @@ impl Pipeline {
         &self,
         session: &Session,
         draft: &mut EmailDraft,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Result<(), Failure> {
         let activity = draft.email.activity_id;
         let there = if draft.begun && !draft.message.attachments.is_empty() {
@@ -136,7 +136,7 @@ impl Pipeline {
                 Download::LeftOut
             } else {
                 let received = draft.message.date;
-                self.download(&draft.pending, attachment, received, run)
+                self.download(&draft.pending, attachment, received, invocation)
                     .await?
             };
             match download {
@@ -162,7 +162,7 @@ impl Pipeline {
         pending: &PendingMessage,
         attachment: &Attachment,
         received: Option<DateTime<Utc>>,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Result<Download, Failure> {
         let fetched = self
             .nylas
@@ -181,12 +181,12 @@ impl Pipeline {
                 (Trouble::Failing, format!("an attachment failed: {error}"))
             }
             Err(error) => {
-                self.note_throttled(&pending.key.grant_id, &error, run)
+                self.note_throttled(&pending.key.grant_id, &error, invocation)
                     .await;
                 return Err(error.into());
             }
         };
-        match wait(trouble, received, pending.attempts.since, run.time()) {
+        match wait(trouble, received, pending.attempts.since, invocation.time()) {
             Some(wait) => Err(Failure::postponed(wait, reason)),
             None => Ok(Download::LeftOut),
         }

@@ -19,7 +19,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::application_users::Admitted;
 use super::claim::once_each;
-use super::failure::{Run, Work};
+use super::failure::{Delivery, Invocation};
 use super::processed::Processed;
 use super::{BatchReport, Pipeline};
 use crate::clients::aws::queue::SyncQueue;
@@ -38,13 +38,13 @@ pub struct Page {
     /// Each message that was started, once.
     pub processed: Vec<Processed>,
     /// The messages that were not started; `None` if all were.
-    pub left: Option<Left>,
+    pub left: Option<Remaining>,
 }
 
 /// The rest of a page.
-pub struct Left {
+pub struct Remaining {
     /// The messages, unclaimed and unchanged.
-    pub work: Vec<Work>,
+    pub deliveries: Vec<Delivery>,
     /// The earliest time to bring them again: the rate limit is used up until then, live mail is
     /// waiting, Dataverse is paused, or (then it is the current time) the invocation is nearly
     /// over.
@@ -58,12 +58,12 @@ impl Pipeline {
     /// `begin` returns the time and randomness for each batch.
     pub async fn backfill_page<Q: SyncQueue>(
         &self,
-        work: Vec<Work>,
+        deliveries: Vec<Delivery>,
         queue: &Q,
-        begin: &impl Fn() -> Run,
+        begin: &impl Fn() -> Invocation,
     ) -> Page {
         // Reversed, so that batches are split off the end in the order of the page.
-        let mut rest = once_each(work);
+        let mut rest = once_each(deliveries);
         rest.reverse();
         let mut processed = Vec::new();
         let mut under_way = FuturesUnordered::new();
@@ -71,41 +71,41 @@ impl Pipeline {
         let mut not_before = None;
         let mut waited_at = None;
         while !rest.is_empty() {
-            let mut run = begin();
-            let free_at = if run.is_nearly_over() || under_way.len() >= concurrency {
+            let mut invocation = begin();
+            let free_at = if invocation.is_nearly_over() || under_way.len() >= concurrency {
                 None
             } else {
-                let admission = self.admit(rest.len(), queue, run.now);
+                let admission = self.admit(rest.len(), queue, invocation.now);
                 match alongside(admission, &mut under_way, &mut processed).await {
                     Ok(admitted) => {
                         concurrency = admitted.concurrency;
-                        run.application_user = admitted.application_user;
-                        run.deadline = run.deadline.min(run.now + LEASE);
+                        invocation.application_user = admitted.application_user;
+                        invocation.deadline = invocation.deadline.min(invocation.now + LEASE);
                         let batch = rest.split_off(rest.len() - how_many(&rest, admitted.size));
-                        under_way.push(self.batch(batch, run, admitted));
+                        under_way.push(self.batch(batch, invocation, admitted));
                         continue;
                     }
                     Err(until) => Some(until),
                 }
             };
             if under_way.is_empty() {
-                let turn = free_at.filter(|until| *until - run.now <= NEAR);
+                let turn = free_at.filter(|until| *until - invocation.now <= NEAR);
                 // A clock that does not advance, as in tests, means: do not wait again.
-                let Some(turn) = turn.filter(|_| waited_at < Some(run.now)) else {
-                    not_before = Some(free_at.unwrap_or(run.now));
+                let Some(turn) = turn.filter(|_| waited_at < Some(invocation.now)) else {
+                    not_before = Some(free_at.unwrap_or(invocation.now));
                     break;
                 };
-                waited_at = Some(run.now);
-                wait_until(turn, run.now).await;
+                waited_at = Some(invocation.now);
+                wait_until(turn, invocation.now).await;
                 continue;
             }
             let finished = under_way.next();
-            let finished = match free_at.map(|until| (until - run.now).to_std().unwrap_or_default())
-            {
-                // Until a batch ends or the time is reached, whichever comes first.
-                Some(wait) => tokio::time::timeout(wait, finished).await.ok().flatten(),
-                None => finished.await,
-            };
+            let finished =
+                match free_at.map(|until| (until - invocation.now).to_std().unwrap_or_default()) {
+                    // Until a batch ends or the time is reached, whichever comes first.
+                    Some(wait) => tokio::time::timeout(wait, finished).await.ok().flatten(),
+                    None => finished.await,
+                };
             processed.extend(finished.into_iter().flatten());
         }
         while let Some(done) = under_way.next().await {
@@ -114,21 +114,27 @@ impl Pipeline {
         rest.reverse();
         Page {
             processed,
-            left: not_before.map(|not_before| Left {
-                work: rest,
+            left: not_before.map(|not_before| Remaining {
+                deliveries: rest,
                 not_before,
             }),
         }
     }
 
-    async fn batch(&self, mut work: Vec<Work>, run: Run, admitted: Admitted) -> Vec<Processed> {
-        work.reverse();
+    async fn batch(
+        &self,
+        mut deliveries: Vec<Delivery>,
+        invocation: Invocation,
+        admitted: Admitted,
+    ) -> Vec<Processed> {
+        deliveries.reverse();
         // Boxed, because several batches run in one invocation.
-        let process_reserved = Box::pin(self.process_reserved(work, &run, &admitted.reserved));
+        let process_reserved =
+            Box::pin(self.process_reserved(deliveries, &invocation, &admitted.reserved));
         let BatchReport {
             processed, usage, ..
         } = process_reserved.await;
-        self.adapt(usage, &run);
+        self.adapt(usage, &invocation);
         processed
     }
 }
@@ -158,10 +164,10 @@ async fn alongside<T>(
 }
 
 /// Returns how many messages from the end, at least one, form a batch of this size.
-fn how_many(rest: &[Work], size: usize) -> usize {
+fn how_many(rest: &[Delivery], size: usize) -> usize {
     let mut room = size;
-    let fitting = rest.iter().rev().take_while(|work| {
-        let message = work.message.as_ref();
+    let fitting = rest.iter().rev().take_while(|deliveries| {
+        let message = deliveries.message.as_ref();
         let has_files = message.is_some_and(|message| !message.attachments.is_empty());
         let weight = if has_files { WITH_FILES } else { 1 };
         let fits = weight <= room;

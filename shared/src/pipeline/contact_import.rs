@@ -25,7 +25,7 @@ use super::Pipeline;
 use super::application_users::{BatchUsage, Probe};
 use super::context::RunContext;
 use super::create_contacts::CreatedContact;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::NewRow;
 use crate::clients::dataverse::records::{PartyReference, Person, Table};
@@ -114,16 +114,16 @@ impl Pipeline {
         &self,
         people: &[Card],
         made: &mut CompaniesMade,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Vec<CardOutcome> {
-        let reservation = match self.reserve(people.len(), run, Probe::IsNone).await {
+        let reservation = match self.reserve(people.len(), invocation, Probe::IsNone).await {
             Ok(reserved) => reserved.reservation,
             Err(failure) => return all_failed(people, &failure),
         };
-        let (context, session) = match self.begin_import(run).await {
+        let (context, session) = match self.begin_import(invocation).await {
             Ok(begun) => begun,
             Err(failure) => {
-                self.settle_reservation(&reservation, BatchUsage::default(), run);
+                self.settle_reservation(&reservation, BatchUsage::default(), invocation);
                 return all_failed(people, &failure);
             }
         };
@@ -140,17 +140,29 @@ impl Pipeline {
             }
             Err(failure) => outcomes.extend(all_failed(people, &failure)),
         }
-        self.settle_reservation(&reservation, BatchUsage::of(&session, people.len()), run);
-        self.publish_limits(&session, run).await;
+        self.settle_reservation(
+            &reservation,
+            BatchUsage::of(&session, people.len()),
+            invocation,
+        );
+        self.publish_limits(&session, invocation).await;
         outcomes
     }
 
-    async fn begin_import(&self, run: &Run) -> Result<(RunContext, Session), Failure> {
+    async fn begin_import(
+        &self,
+        invocation: &Invocation,
+    ) -> Result<(RunContext, Session), Failure> {
         // Boxed, because this deeply nested, the type of the future is too large for the compiler
         // to lay out.
-        let context = Box::pin(self.context(&[], run.now)).await?;
-        let token = self.application_users.of(run).tokens.token(run.now).await?;
-        Ok((context, Session::timed_by(token, run.clock)))
+        let context = Box::pin(self.context(&[], invocation.now)).await?;
+        let token = self
+            .application_users
+            .of(invocation)
+            .tokens
+            .token(invocation.now)
+            .await?;
+        Ok((context, Session::timed_by(token, invocation.clock)))
     }
 
     /// Imports people together.
@@ -176,15 +188,15 @@ impl Pipeline {
         let steps: Vec<Step> = people.iter().map(|card| step(card, &internal)).collect();
         let to_fill = steps.iter().filter_map(Step::contact).collect();
         let rows = self.dataverse.contact_rows(session, &to_fill).await?;
-        let work: Vec<(&Card, Step)> = people.iter().zip(steps).collect();
+        let deliveries: Vec<(&Card, Step)> = people.iter().zip(steps).collect();
         let ambiguous = context.policy.document().defaults.ambiguous;
-        let wanted = self.companies_of(session, &work, &rows, ambiguous, made);
+        let wanted = self.companies_of(session, &deliveries, &rows, ambiguous, made);
         let Wanted {
             mut companies,
             accounts,
         } = wanted.await?;
 
-        let contacts = work
+        let contacts = deliveries
             .iter()
             .zip(&companies)
             .filter_map(|((card, step), company)| {
@@ -206,9 +218,9 @@ impl Pipeline {
                 }
             }
         }
-        let mut outcomes = Vec::with_capacity(work.len());
+        let mut outcomes = Vec::with_capacity(deliveries.len());
         let mut fills = Vec::new();
-        for ((card, step), company) in work.into_iter().zip(companies) {
+        for ((card, step), company) in deliveries.into_iter().zip(companies) {
             let outcome = match step {
                 Step::Over(outcome) => outcome,
                 Step::Create => of_created(card, &created),
@@ -243,7 +255,7 @@ impl Pipeline {
     async fn companies_of(
         &self,
         session: &Session,
-        work: &[(&Card, Step)],
+        deliveries: &[(&Card, Step)],
         rows: &HashMap<Uuid, ContactRow>,
         ambiguous: Ambiguous,
         made: &CompaniesMade,
@@ -256,7 +268,8 @@ impl Pipeline {
             Step::Over(_) => false,
         };
         let lacking = || {
-            work.iter()
+            deliveries
+                .iter()
                 .filter(|(_, step)| lacks(step))
                 .map(|(card, _)| *card)
                 .filter(|card| card.company().is_some())
@@ -277,11 +290,11 @@ impl Pipeline {
             named.entry(name.clone()).or_default().extend(ids);
         }
         let mut wanted = Wanted {
-            companies: Vec::with_capacity(work.len()),
+            companies: Vec::with_capacity(deliveries.len()),
             accounts: BTreeMap::new(),
         };
         let nobody = BTreeSet::new();
-        for (card, step) in work {
+        for (card, step) in deliveries {
             let name = card.company().unwrap_or_default().to_lowercase();
             let choice = if lacks(step) {
                 let named = named.get(&name).unwrap_or(&nobody);

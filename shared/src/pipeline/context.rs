@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::Pipeline;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::stages::{Finished, PendingMessage};
 use crate::clients::nylas::Headers;
 use crate::clients::nylas::error::NylasError;
@@ -42,7 +42,7 @@ impl RunContext {
     pub(super) fn take_part(
         &self,
         pending_messages: Vec<PendingMessage>,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Vec<PendingMessage> {
         let mut taking_part = Vec::with_capacity(pending_messages.len());
@@ -50,7 +50,7 @@ impl RunContext {
             match self.mailboxes.participation(&pending.key.grant_id) {
                 Participation::In => taking_part.push(pending),
                 Participation::Excluded => finished.push(pending.excluded()),
-                Participation::Unlisted => finished.push(pending.unlisted(run)),
+                Participation::Unlisted => finished.push(pending.unlisted(invocation)),
             }
         }
         taking_part

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use super::Pipeline;
 use super::context::RunContext;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::stages::{CandidateMessage, Finished};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::NewRow;
@@ -62,7 +62,7 @@ impl Pipeline {
         tracked: Vec<CandidateMessage>,
         found: &mut LookupResult,
         context: &RunContext,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Vec<CandidateMessage> {
         let new_people: Vec<_> = tracked
@@ -81,7 +81,7 @@ impl Pipeline {
                     candidate.pending.made = created_rows(new_people, found);
                     peopled.push(candidate);
                 }
-                Err(failure) => finished.push(candidate.pending.failed(failure, run)),
+                Err(failure) => finished.push(candidate.pending.failed(failure, invocation)),
             }
         }
         peopled

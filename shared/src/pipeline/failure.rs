@@ -19,7 +19,7 @@ use crate::policy::cache::PolicyError;
 use crate::telemetry::Count;
 
 /// A delivery: a message to bring to a final state.
-pub struct Work {
+pub struct Delivery {
     /// The grant id and message id, and what triggered the request.
     pub request: SyncRequest,
     /// The message itself, if a list already returned it.
@@ -37,7 +37,7 @@ const UNTIL_ANOTHER_POLICY: Duration = Duration::from_secs(5 * 60);
 
 /// The time and randomness of one invocation.
 #[derive(Debug, Clone, Copy)]
-pub struct Run {
+pub struct Invocation {
     /// The claim token, drawn at random.
     pub token: ClaimToken,
     /// When the run began.
@@ -57,7 +57,7 @@ pub struct Run {
     pub jitter_percent: u32,
 }
 
-impl Run {
+impl Invocation {
     /// Starts a run now, with a random token, in an invocation that ends at `deadline`.
     ///
     /// Only entry points call this; everything below receives the run as a value.
@@ -85,7 +85,7 @@ impl Run {
     }
 }
 
-impl Run {
+impl Invocation {
     /// Returns the jitter of one message in percent; it differs by message and by run.
     fn jitter_percent_of(&self, key: &MessageKey) -> u32 {
         let drawn = self.token.to_string() + key.message_id.as_str();
@@ -205,11 +205,12 @@ impl Outcome {
         key: &MessageKey,
         failure: Failure,
         attempts: Attempts,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Self {
         let Failure { advice, reason, .. } = failure;
         let failures = attempts.failures + 1;
-        let Some(delay) = redelivery_delay(advice, failures, run.jitter_percent_of(key)) else {
+        let Some(delay) = redelivery_delay(advice, failures, invocation.jitter_percent_of(key))
+        else {
             return Self::Dead {
                 reason,
                 attempts_exhausted: false,
@@ -390,8 +391,8 @@ mod tests {
         outcome_at(advice, failures, 1)
     }
 
-    fn run() -> Run {
-        Run {
+    fn run() -> Invocation {
+        Invocation {
             token: ClaimToken::new(Uuid::nil()),
             now: DateTime::UNIX_EPOCH,
             begun: Instant::now(),

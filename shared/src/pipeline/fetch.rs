@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::{StreamExt, stream};
 
 use super::context::RunContext;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::mailbox_pauses::{Admission, Pauses, paused};
 use super::portions::MemoryInUse;
 use super::refusals::{Consequence, Refusals};
@@ -42,7 +42,7 @@ impl Pipeline {
         pauses: &Pauses,
         pause_access: PauseAccess,
         context: &RunContext,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Vec<(PendingMessage, Message)> {
         // Messages that a list returned with all needed headers are already loaded.
@@ -60,7 +60,8 @@ impl Pipeline {
             }
         }
         let admission = if pause_access == PauseAccess::Write {
-            self.admit_fetches(missing, pauses, run, finished).await
+            self.admit_fetches(missing, pauses, invocation, finished)
+                .await
         } else {
             Admission {
                 free: missing,
@@ -70,7 +71,9 @@ impl Pipeline {
         let Admission { mut free, probes } = admission;
         for (scope, probe, followers) in probes {
             let mut probe = VecDeque::from([probe]);
-            let came = self.fetch_some(&mut probe, &memory, context, run).await;
+            let came = self
+                .fetch_some(&mut probe, &memory, context, invocation)
+                .await;
             if came.is_empty() {
                 // The probe does not fit in memory now.
                 free.extend(probe);
@@ -84,22 +87,26 @@ impl Pipeline {
                 came,
             };
             match self
-                .sort_results(group, pauses, run, &mut fetched, finished)
+                .sort_results(group, pauses, invocation, &mut fetched, finished)
                 .await
             {
                 Consequence::GoOn => free.extend(followers),
                 Consequence::Pause(until) => {
-                    let failure = paused(until, run);
+                    let failure = paused(until, invocation);
                     let followers = followers.into_iter();
-                    finished.extend(followers.map(|pending| pending.failed(failure.clone(), run)));
+                    finished.extend(
+                        followers.map(|pending| pending.failed(failure.clone(), invocation)),
+                    );
                 }
             }
         }
         let mut free = VecDeque::from(free);
-        let came = self.fetch_some(&mut free, &memory, context, run).await;
+        let came = self
+            .fetch_some(&mut free, &memory, context, invocation)
+            .await;
         pending_messages.extend(free);
         if pause_access == PauseAccess::Only {
-            sort(came, run, &mut fetched, finished);
+            sort(came, invocation, &mut fetched, finished);
             return fetched;
         }
         let key_is_refused = self.refuses_key(&came).await;
@@ -110,7 +117,7 @@ impl Pipeline {
                 key_is_refused,
                 came,
             };
-            self.sort_results(group, pauses, run, &mut fetched, finished)
+            self.sort_results(group, pauses, invocation, &mut fetched, finished)
                 .await;
         }
         fetched
@@ -134,7 +141,7 @@ impl Pipeline {
         pending_messages: &mut VecDeque<PendingMessage>,
         memory: &MemoryInUse,
         context: &RunContext,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Vec<FetchResult> {
         let stopped = Stopped::default();
         let next = std::iter::from_fn(|| pending_messages.pop_front_if(|_| memory.has_room()));
@@ -144,7 +151,7 @@ impl Pipeline {
             if let Some(failure) = known {
                 return (pending, Err(FetchFailure::NotAsked(failure)));
             }
-            if run.is_nearly_over() {
+            if invocation.is_nearly_over() {
                 return (
                     pending,
                     Err(FetchFailure::NotAsked(Failure::no_time_left())),
@@ -172,7 +179,7 @@ impl Pipeline {
         &self,
         group: Group,
         pauses: &Pauses,
-        run: &Run,
+        invocation: &Invocation,
         fetched: &mut Vec<(PendingMessage, Message)>,
         finished: &mut Vec<Finished>,
     ) -> Consequence {
@@ -190,7 +197,7 @@ impl Pipeline {
         });
         let mut until = None;
         if let Some((grant_id, error)) = &throttled {
-            until = self.note_throttled(grant_id, error, run).await;
+            until = self.note_throttled(grant_id, error, invocation).await;
         }
         let is_401 = |(_, answer): &FetchResult| {
             matches!(
@@ -207,7 +214,7 @@ impl Pipeline {
         let passed = came.iter().any(|(_, answer)| answer.is_ok())
             || fetched.iter().any(|(pending, _)| is_of_scope(pending));
         let mut failed = Vec::new();
-        sort(came, run, fetched, &mut failed);
+        sort(came, invocation, fetched, &mut failed);
         let state = pauses.refused(&scope);
         let refusals = Refusals {
             scope: &scope,
@@ -215,7 +222,7 @@ impl Pipeline {
             is_probe,
             passed,
         };
-        let consequence = self.judge(&refusals, &mut failed, run).await;
+        let consequence = self.judge(&refusals, &mut failed, invocation).await;
         for end in &mut failed {
             // The refusal is judged here; refusals by Dataverse are judged separately.
             end.refusal = None;
@@ -230,22 +237,24 @@ impl Pipeline {
 
 fn sort(
     came: Vec<FetchResult>,
-    run: &Run,
+    invocation: &Invocation,
     fetched: &mut Vec<(PendingMessage, Message)>,
     finished: &mut Vec<Finished>,
 ) {
     for (pending, answer) in came {
         match answer {
             Ok(Fetched::Message(message)) => fetched.push((pending, *message)),
-            Ok(Fetched::Gone) => finished.push(pending.gone(run)),
-            Err(FetchFailure::NotAsked(failure)) => finished.push(pending.failed(failure, run)),
+            Ok(Fetched::Gone) => finished.push(pending.gone(invocation)),
+            Err(FetchFailure::NotAsked(failure)) => {
+                finished.push(pending.failed(failure, invocation))
+            }
             Err(FetchFailure::Failed(error)) => {
                 let refusal = error.refusal();
                 let failure = Failure {
                     refusal,
                     ..Failure::from(error)
                 };
-                finished.push(pending.failed(failure, run));
+                finished.push(pending.failed(failure, invocation));
             }
         }
     }

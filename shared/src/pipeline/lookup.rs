@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use super::context::RunContext;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed, refusals};
 use crate::clients::dataverse::error::DataverseError;
@@ -78,7 +78,7 @@ impl Pipeline {
         session: &Session,
         groups: &mut VecDeque<Group>,
         context: &RunContext,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> LookedUp {
         let Some(Group {
@@ -91,13 +91,13 @@ impl Pipeline {
         let fail =
             |candidates: Vec<CandidateMessage>, failure: Failure, finished: &mut Vec<Finished>| {
                 let pending_messages = candidates.into_iter().map(|candidate| candidate.pending);
-                finished.extend(all_failed(pending_messages, &failure, run));
+                finished.extend(all_failed(pending_messages, &failure, invocation));
                 LookedUp::Nothing
             };
         if let Some(refused) = refusals::failure_of_rest(finished) {
             return fail(candidates, refused, finished);
         }
-        if run.is_nearly_over() {
+        if invocation.is_nearly_over() {
             return fail(candidates, Failure::no_time_left(), finished);
         }
         let timeouts = session.timeouts();

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::failure::{Failure, Run, Work};
+use super::failure::{Delivery, Failure, Invocation};
 use super::processed::Processed;
 use super::refusals::Refusals;
 use super::stages::{Finished, PendingMessage};
@@ -49,9 +49,9 @@ impl Pauses {
     }
 
     /// Returns why nothing may be requested of Nylas now; `None` if it is not paused.
-    pub(super) fn of_nylas(&self, run: &Run) -> Option<Failure> {
-        let until = self.until(&Scope::Nylas, run.time())?;
-        Some(paused(until, run))
+    pub(super) fn of_nylas(&self, invocation: &Invocation) -> Option<Failure> {
+        let until = self.until(&Scope::Nylas, invocation.time())?;
+        Some(paused(until, invocation))
     }
 
     fn until(&self, scope: &Scope, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -95,23 +95,30 @@ impl Pipeline {
     /// is not counted as given up.
     pub(super) async fn hold_back(
         &self,
-        work: Vec<Work>,
-        run: &Run,
-    ) -> (Vec<Work>, Vec<Processed>) {
-        let grants: Vec<&GrantId> = work.iter().map(|it| &it.request.key.grant_id).collect();
+        deliveries: Vec<Delivery>,
+        invocation: &Invocation,
+    ) -> (Vec<Delivery>, Vec<Processed>) {
+        let grants: Vec<&GrantId> = deliveries
+            .iter()
+            .map(|it| &it.request.key.grant_id)
+            .collect();
         let pauses = self.mailbox_pauses(&grants).await;
-        let now = run.time();
+        let now = invocation.time();
         let (mut free, mut held) = (Vec::new(), Vec::new());
-        for work in work {
-            let mailbox = Scope::Mailbox(work.request.key.grant_id.clone());
+        for deliveries in deliveries {
+            let mailbox = Scope::Mailbox(deliveries.request.key.grant_id.clone());
             let until = pauses
                 .until(&mailbox, now)
                 .max(pauses.until(&Scope::Nylas, now));
             match until {
-                Some(until) if work.message.is_none() => {
-                    held.extend(untouched(vec![work], &paused(until, run), run));
+                Some(until) if deliveries.message.is_none() => {
+                    held.extend(untouched(
+                        vec![deliveries],
+                        &paused(until, invocation),
+                        invocation,
+                    ));
                 }
-                _ => free.push(work),
+                _ => free.push(deliveries),
             }
         }
         (free, held)
@@ -122,12 +129,12 @@ impl Pipeline {
         &self,
         pending_messages: Vec<PendingMessage>,
         pauses: &Pauses,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Admission {
         let mut by_scope: Vec<(Scope, Vec<PendingMessage>)> = Vec::new();
         let mut free = Vec::new();
-        let now = run.time();
+        let now = invocation.time();
         for pending in pending_messages {
             // A list returned it with the message.
             if pending.message.is_some() {
@@ -137,7 +144,7 @@ impl Pipeline {
             let mailbox = Scope::Mailbox(pending.key.grant_id.clone());
             let scopes = [Scope::Nylas, mailbox];
             if let Some(until) = scopes.iter().filter_map(|it| pauses.until(it, now)).max() {
-                finished.push(pending.failed(paused(until, run), run));
+                finished.push(pending.failed(paused(until, invocation), invocation));
                 continue;
             }
             let Some(scope) = scopes.into_iter().find(|it| pauses.probe_is_due(it)) else {
@@ -159,11 +166,11 @@ impl Pipeline {
                 let probe = pending_messages.remove(0);
                 probes.push((scope, probe, pending_messages));
             } else {
-                let failure = paused(until, run);
+                let failure = paused(until, invocation);
                 finished.extend(
                     pending_messages
                         .into_iter()
-                        .map(|pending| pending.failed(failure.clone(), run)),
+                        .map(|pending| pending.failed(failure.clone(), invocation)),
                 );
             }
         }
@@ -176,13 +183,13 @@ impl Pipeline {
         &self,
         grant_id: &GrantId,
         error: &NylasError,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Option<DateTime<Utc>> {
         let NylasError::Throttled { retry_after } = error else {
             return None;
         };
         let wait = retry_after.unwrap_or(FIRST_STEP).min(LONGEST_HIDE);
-        let until = run.time() + TimeDelta::from_std(wait).unwrap_or_default();
+        let until = invocation.time() + TimeDelta::from_std(wait).unwrap_or_default();
         let scope = Scope::Mailbox(grant_id.clone());
         if let Err(error) = self.ledger.pause_all(&scope, until).await {
             tracing::warn!(%scope, %error, "failed to store the pause; other workers will be throttled before they pause");
@@ -211,7 +218,7 @@ impl Pipeline {
         mut failed: Vec<Finished>,
         pauses: &Pauses,
         pause_access: PauseAccess,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Vec<Finished> {
         if pause_access == PauseAccess::Write {
             let refusals = Refusals {
@@ -220,7 +227,7 @@ impl Pipeline {
                 is_probe: false,
                 passed: false,
             };
-            self.judge(&refusals, &mut failed, run).await;
+            self.judge(&refusals, &mut failed, invocation).await;
         }
         for end in &mut failed {
             end.refusal = None;
@@ -229,7 +236,7 @@ impl Pipeline {
     }
 }
 
-pub(super) fn paused(until: DateTime<Utc>, run: &Run) -> Failure {
-    let wait = (until - run.time()).to_std().unwrap_or_default();
+pub(super) fn paused(until: DateTime<Utc>, invocation: &Invocation) -> Failure {
+    let wait = (until - invocation.time()).to_std().unwrap_or_default();
     Failure::postponed(wait, "nylas asked for a pause, or refuses the mailbox")
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::stages::{Finished, PendingMessage};
 use crate::model::ids::MessageKey;
 use crate::model::message::Message;
@@ -88,7 +88,7 @@ impl Portions {
 
     /// Handles a panic in the current portion. Jobs without an outcome are queued to be processed
     /// alone. If the portion was a single job, the job has failed.
-    pub(super) fn panicked(&mut self, finished: &mut Vec<Finished>, run: &Run) {
+    pub(super) fn panicked(&mut self, finished: &mut Vec<Finished>, invocation: &Invocation) {
         let at_work = std::mem::take(&mut self.at_work);
         let was_alone = at_work.len() == 1;
         let over: HashSet<&MessageKey> = finished.iter().map(|finished| &finished.key).collect();
@@ -99,7 +99,7 @@ impl Portions {
         if was_alone {
             finished.extend(
                 open.into_iter()
-                    .map(|pending| pending.failed(panicked_alone(), run)),
+                    .map(|pending| pending.failed(panicked_alone(), invocation)),
             );
         } else {
             tracing::error!(
@@ -158,8 +158,8 @@ mod tests {
         }
     }
 
-    fn run() -> Run {
-        Run {
+    fn run() -> Invocation {
+        Invocation {
             token: ClaimToken::new(Uuid::nil()),
             now: DateTime::UNIX_EPOCH,
             begun: Instant::now(),

@@ -14,7 +14,7 @@ use super::lookup;
 use super::lookup::LookedUp;
 use super::select;
 use super::stages::{CandidateMessage, Finished, PendingMessage};
-use super::{BatchContext, Outcome, PauseAccess, Pipeline, Run, all_failed, findings};
+use super::{BatchContext, Invocation, Outcome, PauseAccess, Pipeline, all_failed, findings};
 use crate::decision_record::DecisionRecord;
 use crate::ledger::decisions::DecidedRow;
 use crate::lookup::result::LookupResult;
@@ -59,10 +59,10 @@ pub enum PreviewOutcome {
 impl Pipeline {
     /// Previews these messages, each of which is named once. While Dataverse is paused it is not
     /// called, and the outcome of all messages is unknown.
-    pub async fn preview(&self, messages: Vec<Message>, run: &Run) -> Vec<Preview> {
+    pub async fn preview(&self, messages: Vec<Message>, invocation: &Invocation) -> Vec<Preview> {
         let pending_messages = messages.into_iter().map(|message| PendingMessage {
             key: message.key.clone(),
-            attempts: Attempts::first(run.now),
+            attempts: Attempts::first(invocation.now),
             message: Some(message),
             decision: None,
             made: BTreeSet::new(),
@@ -70,17 +70,23 @@ impl Pipeline {
         let pending_messages: Vec<PendingMessage> = pending_messages.collect();
         let mut finished = Vec::new();
         let mut previews: Vec<Preview> = Vec::new();
-        if let Some(failure) = self.check_may_begin(run).await {
-            finished.extend(all_failed(pending_messages, &failure, run));
+        if let Some(failure) = self.check_may_begin(invocation).await {
+            finished.extend(all_failed(pending_messages, &failure, invocation));
         } else {
             // Boxed, because this deeply nested, the type of the future is too large for the
             // compiler to lay out.
-            let begun =
-                Box::pin(self.begin(pending_messages, PauseAccess::Only, run, &mut finished)).await;
+            let begun = Box::pin(self.begin(
+                pending_messages,
+                PauseAccess::Only,
+                invocation,
+                &mut finished,
+            ))
+            .await;
             if let Some((begun, pending_messages)) = begun {
-                let looking = self.preview_outcome(&begun, pending_messages, run, &mut finished);
+                let looking =
+                    self.preview_outcome(&begun, pending_messages, invocation, &mut finished);
                 previews.extend(Box::pin(looking).await);
-                self.drop_refused_token(&begun.session, run).await;
+                self.drop_refused_token(&begun.session, invocation).await;
             }
         }
         previews.extend(finished.into_iter().map(|finished| Preview {
@@ -106,7 +112,7 @@ impl Pipeline {
         &self,
         begun: &BatchContext,
         mut pending_messages: Vec<PendingMessage>,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Vec<Preview> {
         let BatchContext {
@@ -119,20 +125,20 @@ impl Pipeline {
                     &mut pending_messages,
                     begun,
                     PauseAccess::Only,
-                    run,
+                    invocation,
                     finished,
                 )
                 .await;
             let mut groups = lookup::groups(candidates, self.dataverse.queries_a_batch());
             while !groups.is_empty() {
-                let looked_up = self.look_up(session, &mut groups, context, run, finished);
+                let looked_up = self.look_up(session, &mut groups, context, invocation, finished);
                 let LookedUp::Found(group, mut found) = looked_up.await else {
                     continue;
                 };
                 let tracked = select::decide_after_lookup(group, &found, context, finished);
                 found.forget_rows();
-                let regarded =
-                    self.resolve_regarding(session, tracked, &mut found, context, run, finished);
+                let regarded = self
+                    .resolve_regarding(session, tracked, &mut found, context, invocation, finished);
                 for (candidate, regarding) in regarded.await {
                     let findings = findings(&candidate, regarding, &found, context);
                     previews.push(previewed(candidate, &findings, &found, context));

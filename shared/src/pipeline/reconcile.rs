@@ -32,7 +32,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::application_users::{BatchUsage, Probe};
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::processed::Processed;
 use super::stages::{Finished, PendingMessage};
 use super::{Outcome, Pipeline};
@@ -127,7 +127,7 @@ impl Pipeline {
         message: &Message,
         findings: Findings,
         external_row: &ExistingEmail,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Finished {
         let mut note = THEIRS;
         if let Some(choice) = findings
@@ -144,7 +144,7 @@ impl Pipeline {
                 Ok(false) => {
                     note = "written by another client; its empty regarding could not be filled";
                 }
-                Err(error) => return pending.failed(Failure::from(error), run),
+                Err(error) => return pending.failed(Failure::from(error), invocation),
             }
         }
         let files = i64::try_from(message.attachments.len()).unwrap_or(i64::MAX);
@@ -163,7 +163,7 @@ impl Pipeline {
         message: &Message,
         findings: Findings,
         rows: (&ExistingEmail, &ExistingEmail),
-        run: &Run,
+        invocation: &Invocation,
     ) -> Result<Finished, Box<(PendingMessage, Findings)>> {
         let (own_row, external_row) = rows;
         let decided = findings.regarding.choice.as_ref();
@@ -184,7 +184,7 @@ impl Pipeline {
             Ok(MergeResult::Both(note)) => {
                 Ok(pending.found(own_row.activity_id, note, message, findings))
             }
-            Err(error) => Ok(pending.failed(Failure::from(error), run)),
+            Err(error) => Ok(pending.failed(Failure::from(error), invocation)),
         }
     }
 
@@ -193,17 +193,27 @@ impl Pipeline {
     ///
     /// This takes one `$batch` of queries, and none if there are no messages. After a
     /// failure, messages are checked again when the next list shows them.
-    pub async fn reconcile(&self, due: &[Listed], run: &Run) {
+    pub async fn reconcile(&self, due: &[Listed], invocation: &Invocation) {
         if due.is_empty() {
             return;
         }
-        let Ok(reserved) = self.reserve(1, run, Probe::IsNone).await else {
+        let Ok(reserved) = self.reserve(1, invocation, Probe::IsNone).await else {
             return;
         };
-        let Ok(token) = self.application_users.of(run).tokens.token(run.now).await else {
-            return self.settle_reservation(&reserved.reservation, BatchUsage::default(), run);
+        let Ok(token) = self
+            .application_users
+            .of(invocation)
+            .tokens
+            .token(invocation.now)
+            .await
+        else {
+            return self.settle_reservation(
+                &reserved.reservation,
+                BatchUsage::default(),
+                invocation,
+            );
         };
-        let session = Session::timed_by(token, run.clock);
+        let session = Session::timed_by(token, invocation.clock);
         let emails = due
             .iter()
             .map(|it| (vec![it.own_row], Some(it.message_id.clone())));
@@ -222,8 +232,8 @@ impl Pipeline {
             }
         }
         let usage = BatchUsage::of(&session, 0);
-        self.settle_reservation(&reserved.reservation, usage, run);
-        self.publish_limits(&session, run).await;
+        self.settle_reservation(&reserved.reservation, usage, invocation);
+        self.publish_limits(&session, invocation).await;
     }
 
     async fn reconcile_one(&self, session: &Session, listed: &Listed, found: &LookupResult) {

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
 use super::application_users::ReservedBatch;
-use super::failure::{Failure, Outcome, Run};
+use super::failure::{Failure, Invocation, Outcome};
 use super::stages::Finished;
 use crate::clients::nylas::error::MAILBOX_WAIT;
 use crate::clients::refusal;
@@ -47,16 +47,16 @@ impl Pipeline {
         &self,
         finished: &mut [Finished],
         reserved: &ReservedBatch,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Consequence {
-        let scope = Scope::Dataverse(self.application_users.of(run).user.clone());
+        let scope = Scope::Dataverse(self.application_users.of(invocation).user.clone());
         let refusals = Refusals {
             scope: &scope,
             state: &reserved.refused,
             is_probe: reserved.is_probe,
             passed: finished.iter().any(|end| end.wrote),
         };
-        self.judge(&refusals, finished, run).await
+        self.judge(&refusals, finished, invocation).await
     }
 
     /// Judges refusals: decides the outcome of each message that met one, and stores the start or
@@ -65,7 +65,7 @@ impl Pipeline {
         &self,
         refusals: &Refusals<'_>,
         finished: &mut [Finished],
-        run: &Run,
+        invocation: &Invocation,
     ) -> Consequence {
         let Refusals {
             scope,
@@ -74,7 +74,7 @@ impl Pipeline {
             passed,
         } = *refusals;
         if passed && state.is_open() {
-            if let Err(error) = self.ledger.passed(scope, run.time()).await {
+            if let Err(error) = self.ledger.passed(scope, invocation.time()).await {
                 tracing::warn!(%scope, %error, "failed to store the end of the pause; the next accepted message will store it");
             } else if let Some(cause) = &state.cause {
                 tracing::info!(%scope, cause, "messages are accepted again");
@@ -86,14 +86,15 @@ impl Pipeline {
             .collect();
         if refused.is_empty() {
             if is_probe && !passed {
-                self.return_probe(scope, run).await;
+                self.return_probe(scope, invocation).await;
             }
             return Consequence::GoOn;
         }
         let consecutive_refusals = if passed {
             BTreeMap::new()
         } else {
-            self.consecutive_refusals(refusals, &refused, run).await
+            self.consecutive_refusals(refusals, &refused, invocation)
+                .await
         };
         let verdicts: Vec<RefusalVerdict> = refused
             .iter()
@@ -105,17 +106,17 @@ impl Pipeline {
             .find(|(_, verdict)| **verdict == RefusalVerdict::Caller);
         let of_caller = of_caller.and_then(|(end, _)| end.refusal.clone());
         let pause = match &of_caller {
-            Some(refusal) => Some(self.pause_refused(scope, state, refusal, run).await),
+            Some(refusal) => Some(self.pause_refused(scope, state, refusal, invocation).await),
             None => None,
         };
         if pause.is_none() && is_probe && !passed {
-            self.return_probe(scope, run).await;
+            self.return_probe(scope, invocation).await;
         }
         for (end, verdict) in refused.iter_mut().zip(verdicts) {
             let advice = match (verdict, pause) {
                 (RefusalVerdict::Message, _) => continue,
                 (RefusalVerdict::Caller | RefusalVerdict::Open, Some(until)) => {
-                    RetryAdvice::Postpone((until - run.time()).to_std().unwrap_or_default())
+                    RetryAdvice::Postpone((until - invocation.time()).to_std().unwrap_or_default())
                 }
                 (RefusalVerdict::Caller | RefusalVerdict::Open, None) => RetryAdvice::Soon,
             };
@@ -124,13 +125,13 @@ impl Pipeline {
             }
             let reason = end.outcome.reason().unwrap_or_default().to_owned();
             let failure = Failure::new(advice, reason);
-            end.outcome = Outcome::of_failure(&end.key, failure, end.attempts, run);
+            end.outcome = Outcome::of_failure(&end.key, failure, end.attempts, invocation);
         }
         pause.map_or(Consequence::GoOn, Consequence::Pause)
     }
 
-    async fn return_probe(&self, scope: &Scope, run: &Run) {
-        if let Err(error) = self.ledger.return_probe(scope, run.time()).await {
+    async fn return_probe(&self, scope: &Scope, invocation: &Invocation) {
+        if let Err(error) = self.ledger.return_probe(scope, invocation.time()).await {
             tracing::warn!(%scope, %error, "failed to return an inconclusive probe; the next probe is sent after the pause");
         }
     }
@@ -141,7 +142,7 @@ impl Pipeline {
         &self,
         refusals: &Refusals<'_>,
         refused: &[&mut Finished],
-        run: &Run,
+        invocation: &Invocation,
     ) -> BTreeMap<String, usize> {
         let mut by_cause: BTreeMap<String, Vec<&MessageKey>> = BTreeMap::new();
         for end in refused {
@@ -159,7 +160,7 @@ impl Pipeline {
         for (cause, keys) in causes {
             let noted = self
                 .ledger
-                .note_refused(refusals.scope, &cause, &keys, run.time());
+                .note_refused(refusals.scope, &cause, &keys, invocation.time());
             let number = match noted.await {
                 Ok(number) => number,
                 Err(error) => {
@@ -179,14 +180,14 @@ impl Pipeline {
         scope: &Scope,
         state: &RefusalState,
         refusal: &Refusal,
-        run: &Run,
+        invocation: &Invocation,
     ) -> DateTime<Utc> {
         let wait = match scope {
             Scope::Dataverse(_) => refusal::pause(state.times),
             // A person has to sign in or to change the key, which takes longer.
             Scope::Mailbox(_) | Scope::Nylas => MAILBOX_WAIT,
         };
-        let until = run.time() + TimeDelta::from_std(wait).unwrap_or_default();
+        let until = invocation.time() + TimeDelta::from_std(wait).unwrap_or_default();
         let cause = &refusal.cause;
         let times = state.times.saturating_add(1);
         if let Err(error) = self.ledger.pause_refused(scope, cause, times, until).await {

@@ -3,7 +3,7 @@
 //! [`crate::resolve::regarding`] makes the decision; this file runs the queries that it needs.
 
 use super::context::RunContext;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed};
 use crate::clients::dataverse::records::{RecordReference, RowState};
@@ -80,7 +80,7 @@ impl Pipeline {
         group: Vec<CandidateMessage>,
         found: &mut LookupResult,
         context: &RunContext,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Vec<(CandidateMessage, RegardingDecision)> {
         let mut decided = Vec::new();
@@ -115,7 +115,7 @@ impl Pipeline {
             };
             if let Some(failure) = failure {
                 let failed = waiting.into_iter().map(|candidate| candidate.pending);
-                finished.extend(all_failed(failed, &failure, run));
+                finished.extend(all_failed(failed, &failure, invocation));
                 break;
             }
             open = waiting;

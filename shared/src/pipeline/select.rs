@@ -2,7 +2,7 @@
 
 use super::Pipeline;
 use super::context::RunContext;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::people_limit::PeopleLookedUp;
 use super::resolve::RegardingHints;
 use super::stages::{CandidateMessage, Finished, PendingMessage};
@@ -18,14 +18,15 @@ impl Pipeline {
         &self,
         fetched: Vec<(PendingMessage, Message)>,
         context: &RunContext,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) -> Vec<CandidateMessage> {
         let mut candidates = Vec::new();
         for (mut pending, mut message) in fetched {
-            let folders = self.mailboxes.folders(&message, run.now).await;
+            let folders = self.mailboxes.folders(&message, invocation.now).await;
             if let Err(error) = &folders {
-                self.note_throttled(&pending.key.grant_id, error, run).await;
+                self.note_throttled(&pending.key.grant_id, error, invocation)
+                    .await;
             }
             let judged_by = folders
                 .map_err(Failure::from)
@@ -33,7 +34,7 @@ impl Pipeline {
             let (folders, mailbox_policy) = match judged_by {
                 Ok(judged_by) => judged_by,
                 Err(failure) => {
-                    finished.push(pending.failed(failure, run));
+                    finished.push(pending.failed(failure, invocation));
                     continue;
                 }
             };

@@ -27,7 +27,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::Pipeline;
-use super::failure::{Failure, Run};
+use super::failure::{Failure, Invocation};
 use super::stages::{CandidateMessage, Finished};
 use super::write::EmailDraft;
 use crate::clients::dataverse::error::DataverseError;
@@ -64,7 +64,7 @@ impl Pipeline {
         session: &Session,
         group: &mut Vec<CandidateMessage>,
         found: &mut LookupResult,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) {
         let mut bodies = Bodies::default();
@@ -80,7 +80,9 @@ impl Pipeline {
                     }
                     kept.push(candidate);
                 }
-                Err(error) => finished.push(candidate.pending.failed(Failure::from(error), run)),
+                Err(error) => {
+                    finished.push(candidate.pending.failed(Failure::from(error), invocation))
+                }
             }
         }
         *group = kept;

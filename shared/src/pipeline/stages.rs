@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::failure::{Attempts, Failure, Outcome, Run};
+use super::failure::{Attempts, Failure, Invocation, Outcome};
 use super::people_limit::PeopleLookedUp;
 use super::processed::Summary;
 use super::resolve::RegardingHints;
@@ -95,9 +95,9 @@ impl PendingMessage {
         Some(DecisionRecord::of_policy(decision).with_made(&self.made))
     }
 
-    pub(super) fn failed(self, failure: Failure, run: &Run) -> Finished {
+    pub(super) fn failed(self, failure: Failure, invocation: &Invocation) -> Finished {
         let refusal = failure.refusal.clone();
-        let outcome = Outcome::of_failure(&self.key, failure, self.attempts, run);
+        let outcome = Outcome::of_failure(&self.key, failure, self.attempts, invocation);
         Finished {
             record: self.record(),
             key: self.key,
@@ -113,9 +113,9 @@ impl PendingMessage {
     /// Nylas does not find the message. This may be temporary (its servers cannot always find a
     /// valid id, Nylas facts §16), so the message is retried before it counts as gone. If a list
     /// shows the message later, it is processed again.
-    pub(super) fn gone(self, run: &Run) -> Finished {
+    pub(super) fn gone(self, invocation: &Invocation) -> Finished {
         if self.attempts.failures + 1 < GONE_AFTER {
-            return self.failed(Failure::soon("nylas does not find the message"), run);
+            return self.failed(Failure::soon("nylas does not find the message"), invocation);
         }
         self.left_out(Rule::Gone)
     }
@@ -129,9 +129,9 @@ impl PendingMessage {
     /// message is retried before the mailbox counts as unknown; if a list of the mailbox shows the
     /// message later, it is processed again. A mailbox that was deleted, or that belongs to another
     /// application, must not be retried for ever.
-    pub(super) fn unlisted(self, run: &Run) -> Finished {
+    pub(super) fn unlisted(self, invocation: &Invocation) -> Finished {
         if self.attempts.failures + 1 < GONE_AFTER {
-            return self.failed(Failure::soon("nylas does not list the mailbox"), run);
+            return self.failed(Failure::soon("nylas does not list the mailbox"), invocation);
         }
         self.left_out(Rule::MailboxUnknown)
     }

@@ -34,7 +34,7 @@ use uuid::Uuid;
 use super::failure::Failure;
 use super::shared_message_ids::KeyConflict;
 use super::stages::{Finished, PendingMessage, summary};
-use super::{Outcome, Pipeline, Run, refusals};
+use super::{Invocation, Outcome, Pipeline, refusals};
 use crate::clients::dataverse::email_row::EmailWrite;
 use crate::clients::dataverse::emails::{CreateOutcome, WriteMode};
 use crate::clients::dataverse::error::{DataverseError, ErrorCode};
@@ -192,18 +192,18 @@ impl EmailDraft {
     }
 
     /// Ends the message before this run wrote anything of it.
-    fn failed(self, failure: Failure, run: &Run) -> Finished {
-        self.finished(DecidedRow::None, failure, run)
+    fn failed(self, failure: Failure, invocation: &Invocation) -> Finished {
+        self.finished(DecidedRow::None, failure, invocation)
     }
 
     /// Ends the message after a Dataverse error, when parts of it may have been written.
-    fn refused(self, error: DataverseError, run: &Run) -> Finished {
-        self.finished(DecidedRow::Ours, error.into(), run)
+    fn refused(self, error: DataverseError, invocation: &Invocation) -> Finished {
+        self.finished(DecidedRow::Ours, error.into(), invocation)
     }
 
-    fn finished(self, row: DecidedRow, failure: Failure, run: &Run) -> Finished {
+    fn finished(self, row: DecidedRow, failure: Failure, invocation: &Invocation) -> Finished {
         let record = self.record(row);
-        let finished = self.pending.failed(failure, run);
+        let finished = self.pending.failed(failure, invocation);
         Finished {
             record,
             summary: Some(summary(&self.message, self.findings)),
@@ -297,7 +297,7 @@ impl Pipeline {
         &self,
         session: &Session,
         mut drafts: Vec<EmailDraft>,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) {
         while !drafts.is_empty() {
@@ -305,7 +305,8 @@ impl Pipeline {
             let (firsts, copies): (Vec<_>, Vec<_>) = drafts
                 .into_iter()
                 .partition(|draft| seen.insert(draft.email.activity_id));
-            self.write_distinct(session, firsts, run, finished).await;
+            self.write_distinct(session, firsts, invocation, finished)
+                .await;
             let written: HashSet<ActivityId> = finished.iter().filter_map(Finished::row).collect();
             // A copy whose first could not be written is tried itself: it may not contain what was
             // rejected.
@@ -321,28 +322,30 @@ impl Pipeline {
         &self,
         session: &Session,
         drafts: Vec<EmailDraft>,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) {
         let stepwise = self.write_mode == WriteMode::Stepwise;
         let (alone, together): (Vec<_>, Vec<_>) = drafts
             .into_iter()
             .partition(|draft| stepwise || draft.begun || !draft.message.attachments.is_empty());
-        self.write_together(session, together, run, finished).await;
+        self.write_together(session, together, invocation, finished)
+            .await;
         for mut draft in alone {
             if let Some(refused) = refusals::failure_of_rest(finished) {
-                finished.push(draft.failed(refused, run));
+                finished.push(draft.failed(refused, invocation));
             } else if let Some(error) = session.ended_by() {
                 // Fetching its files would be wasted.
-                finished.push(draft.failed(error.clone().into(), run));
-            } else if run.is_nearly_over() {
-                finished.push(draft.failed(Failure::no_time_left(), run));
-            } else if let Err(failure) = self.add_attachments(session, &mut draft, run).await {
-                finished.push(draft.failed(failure, run));
+                finished.push(draft.failed(error.clone().into(), invocation));
+            } else if invocation.is_nearly_over() {
+                finished.push(draft.failed(Failure::no_time_left(), invocation));
+            } else if let Err(failure) = self.add_attachments(session, &mut draft, invocation).await
+            {
+                finished.push(draft.failed(failure, invocation));
             } else if stepwise || draft.begun || draft.email.size() > LARGEST_CHANGE_SET {
-                finished.push(self.write_stepwise(session, draft, run).await);
+                finished.push(self.write_stepwise(session, draft, invocation).await);
             } else {
-                self.write_together(session, vec![draft], run, finished)
+                self.write_together(session, vec![draft], invocation, finished)
                     .await;
             }
         }
@@ -354,7 +357,7 @@ impl Pipeline {
         &self,
         session: &Session,
         mut drafts: Vec<EmailDraft>,
-        run: &Run,
+        invocation: &Invocation,
         finished: &mut Vec<Finished>,
     ) {
         while !drafts.is_empty() {
@@ -378,46 +381,54 @@ impl Pipeline {
                             // Another worker wrote it, or this one before it died: add whatever is
                             // missing.
                             Ok(KeyConflict::Ours(row)) => {
-                                let end = self.resume_write(session, draft, Some(row.state), run);
+                                let end =
+                                    self.resume_write(session, draft, Some(row.state), invocation);
                                 // Boxed, because it is rare and would make every write's future
                                 // larger.
                                 finished.push(Box::pin(end).await);
                             }
                             Ok(KeyConflict::Theirs(row)) => {
-                                finished
-                                    .push(self.adopt_blocking_row(session, draft, &row, run).await);
+                                finished.push(
+                                    self.adopt_blocking_row(session, draft, &row, invocation)
+                                        .await,
+                                );
                             }
                             Ok(KeyConflict::ByAnother) => again.push(draft),
-                            Err(error) => finished.push(draft.refused(error, run)),
+                            Err(error) => finished.push(draft.refused(error, invocation)),
                         }
                     }
                     Err(DataverseError::Rejected {
                         code: Some(code), ..
                     }) if code.concerns_attachment() => {
-                        finished.push(self.write_stepwise(session, draft, run).await);
+                        finished.push(self.write_stepwise(session, draft, invocation).await);
                     }
                     // Too large for one request; each of its rows may still fit.
                     Err(DataverseError::TooLarge) if !draft.email.attachments.is_empty() => {
-                        finished.push(self.write_stepwise(session, draft, run).await);
+                        finished.push(self.write_stepwise(session, draft, invocation).await);
                     }
                     Err(refusal @ DataverseError::Rejected { .. }) => {
                         let code = refusal.code();
                         match self.cut(session, &mut draft, code).await {
                             Ok(cut) if cut || draft.apply_fallback(code) => again.push(draft),
-                            Ok(_) => finished.push(draft.refused(refusal, run)),
+                            Ok(_) => finished.push(draft.refused(refusal, invocation)),
                             // The error may be temporary, so nothing is omitted because of it.
-                            Err(error) => finished.push(draft.refused(error, run)),
+                            Err(error) => finished.push(draft.refused(error, invocation)),
                         }
                     }
-                    Err(error) => finished.push(draft.refused(error, run)),
+                    Err(error) => finished.push(draft.refused(error, invocation)),
                 }
             }
             drafts = again;
         }
     }
 
-    async fn write_stepwise(&self, session: &Session, draft: EmailDraft, run: &Run) -> Finished {
-        self.resume_write(session, draft, None, run).await
+    async fn write_stepwise(
+        &self,
+        session: &Session,
+        draft: EmailDraft,
+        invocation: &Invocation,
+    ) -> Finished {
+        self.resume_write(session, draft, None, invocation).await
     }
 
     /// Writes a message request by request, from where an earlier run stopped. `there` is the state
@@ -427,7 +438,7 @@ impl Pipeline {
         session: &Session,
         mut draft: EmailDraft,
         mut there: Option<RowState>,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Finished {
         loop {
             self.apply_known_fallbacks(&mut draft);
@@ -439,10 +450,12 @@ impl Pipeline {
                     match self.find_blocking_row(session, &mut draft).await {
                         Ok(KeyConflict::Ours(row)) => there = Some(row.state),
                         Ok(KeyConflict::Theirs(row)) => {
-                            return self.adopt_blocking_row(session, draft, &row, run).await;
+                            return self
+                                .adopt_blocking_row(session, draft, &row, invocation)
+                                .await;
                         }
                         Ok(KeyConflict::ByAnother) => continue,
-                        Err(error) => return draft.refused(error, run),
+                        Err(error) => return draft.refused(error, invocation),
                     }
                 }
             }
@@ -468,18 +481,18 @@ impl Pipeline {
                         Ok(Some(RowState::Completed)) => return draft.already_existed(),
                         Ok(state) => state,
                         // The cause of the rejection cannot be determined now.
-                        Err(error) => return draft.refused(error, run),
+                        Err(error) => return draft.refused(error, invocation),
                     };
                     match self.cut(session, &mut draft, code).await {
                         Ok(true) => {}
                         // A started row can be completed without impersonation.
                         Ok(false) if state.is_some() && draft.drop_impersonation() => {}
                         Ok(false) if state.is_none() && draft.apply_fallback(code) => {}
-                        Ok(false) => return draft.refused(refusal, run),
-                        Err(error) => return draft.refused(error, run),
+                        Ok(false) => return draft.refused(refusal, invocation),
+                        Err(error) => return draft.refused(error, invocation),
                     }
                 }
-                Err(error) => return draft.refused(error, run),
+                Err(error) => return draft.refused(error, invocation),
             }
         }
     }
@@ -490,7 +503,7 @@ impl Pipeline {
         session: &Session,
         draft: EmailDraft,
         external_row: &ExistingEmail,
-        run: &Run,
+        invocation: &Invocation,
     ) -> Finished {
         let EmailDraft {
             pending,
@@ -499,7 +512,15 @@ impl Pipeline {
             ..
         } = draft;
         // Boxed, because it is rare and would make every write's future larger.
-        Box::pin(self.adopt(session, pending, &message, findings, external_row, run)).await
+        Box::pin(self.adopt(
+            session,
+            pending,
+            &message,
+            findings,
+            external_row,
+            invocation,
+        ))
+        .await
     }
 
     /// Applies what was learned from rejections since this message was mapped.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use emulators::Fault;
 use mailverse::clients::dataverse::emails::WriteMode;
-use mailverse::pipeline::Run;
+use mailverse::pipeline::Invocation;
 use serde_json::{Value, json};
 
 use crate::test_organisation::hundred;
@@ -177,7 +177,7 @@ async fn a_lookup_that_times_out_is_halved_until_only_its_cause_waits() {
         organisation.fail_dataverse_at("sender2%40kites.example", Fault::ResetBefore);
     }
     let ids: Vec<String> = (1..=6).map(|n| format!("m{n}")).collect();
-    let run = Run {
+    let run = Invocation {
         clock: slow_clock,
         begun: slow_clock(),
         ..organisation.begin()

@@ -12,7 +12,7 @@ use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
 use mailverse::ledger::ClaimToken;
 use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::backfill_page::Page;
-use mailverse::pipeline::{Pipeline, Run, Work};
+use mailverse::pipeline::{Delivery, Invocation, Pipeline};
 use mailverse::rate_limit::{ApplicationUser, Limits, Reservation};
 use serde_json::json;
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use crate::test_organisation::{
     ADA, CREATE, TestOrganisation, nylas_message, throttled, waiting, work, written,
 };
 
-fn page(organisation: &TestOrganisation, messages: usize) -> Vec<Work> {
+fn page(organisation: &TestOrganisation, messages: usize) -> Vec<Delivery> {
     let message = |n| {
         let id = format!("m{n}");
         organisation.put(ADA, nylas_message(&id, &json!({})));
@@ -30,7 +30,7 @@ fn page(organisation: &TestOrganisation, messages: usize) -> Vec<Work> {
     (0..messages).map(message).collect()
 }
 
-async fn backfill_page(pipeline: &Pipeline, work: Vec<Work>, run: Run) -> Page {
+async fn backfill_page(pipeline: &Pipeline, work: Vec<Delivery>, run: Invocation) -> Page {
     let queue = MemoryQueue::default();
     pipeline.backfill_page(work, &queue, &|| run).await
 }
@@ -64,8 +64,8 @@ fn stop_clock(organisation: &TestOrganisation, operation_ms: u64) -> Clock {
     clock
 }
 
-fn begin_by(clock: &Clock) -> Run {
-    Run {
+fn begin_by(clock: &Clock) -> Invocation {
+    Invocation {
         token: ClaimToken::new(Uuid::new_v4()),
         now: clock.now(),
         begun: by_the_services_clock(),
@@ -106,7 +106,7 @@ async fn a_large_backfill_stays_below_the_rate_limits() {
         if let Some(left) = page.left {
             // The queue hides the rest of the page until then.
             clock.advance((left.not_before - clock.now()).to_std().unwrap_or_default());
-            work = left.work;
+            work = left.deliveries;
         }
     }
     assert_eq!(organisation.emails().len(), 120);
@@ -179,14 +179,14 @@ async fn a_page_waits_for_a_reservation_that_is_near() {
         .unwrap();
     assert_eq!(left.not_before, run.now + TimeDelta::milliseconds(20));
     let steps = AtomicI64::new(0);
-    let begin = || Run {
+    let begin = || Invocation {
         now: run.now + TimeDelta::milliseconds(8 * steps.fetch_add(1, Ordering::Relaxed)),
         ..run
     };
     let queue = MemoryQueue::default();
     let page = organisation
         .pipeline
-        .backfill_page(left.work, &queue, &begin)
+        .backfill_page(left.deliveries, &queue, &begin)
         .await;
     assert_eq!((page.processed.len(), page.left.is_none()), (30, true));
     assert_eq!(
@@ -216,7 +216,7 @@ async fn live_mail_does_not_wait_for_reserved_capacity() {
         .left
         .unwrap();
     assert_eq!(
-        (left.work.len(), left.not_before),
+        (left.deliveries.len(), left.not_before),
         (3, organisation.now + far)
     );
     assert_eq!(organisation.emulators.dataverse().requests().total, 0);
@@ -228,7 +228,7 @@ async fn live_mail_does_not_wait_for_reserved_capacity() {
     written(&organisation.deliver_one(ADA, "m0").await);
     organisation.later(TimeDelta::minutes(5));
     let run = organisation.begin();
-    let page = backfill_page(&organisation.pipeline, left.work, run).await;
+    let page = backfill_page(&organisation.pipeline, left.deliveries, run).await;
     assert!(page.left.is_none());
     for done in &page.processed {
         written(&done.outcome);
@@ -269,14 +269,14 @@ async fn backfill_waits_while_more_than_ten_live_messages_are_queued() {
         .await
         .left
         .unwrap();
-    assert_eq!(left.work.len(), 30);
+    assert_eq!(left.deliveries.len(), 30);
     assert!(left.not_before > organisation.now);
     assert_eq!(organisation.emulators.dataverse().requests().total, 0);
     // A worker receives ten of the eleven messages.
     assert_eq!(queue.receive(10).len(), 10);
     let page = organisation
         .pipeline
-        .backfill_page(left.work, &queue, &|| run)
+        .backfill_page(left.deliveries, &queue, &|| run)
         .await;
     assert_eq!((page.processed.len(), page.left.is_none()), (30, true));
 }
@@ -302,7 +302,7 @@ async fn backfill_stops_at_a_429_and_returns_the_rest_of_the_page_unclaimed() {
         assert_eq!(waiting(&done.outcome).0.as_secs(), 77);
     }
     let left = page.left.unwrap();
-    assert_eq!(left.work.len(), 50);
+    assert_eq!(left.deliveries.len(), 50);
     assert!(left.not_before >= organisation.now + TimeDelta::seconds(77));
     assert_eq!(organisation.emulators.dataverse().requests().total, 2);
     assert_eq!(

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
-use mailverse::pipeline::Work;
+use mailverse::pipeline::Delivery;
 use mailverse::policy::cache::PolicySource;
 use mailverse::policy::{Policy, Rule, RuleAnswer};
 use serde_json::{Value, json};
@@ -188,7 +188,7 @@ async fn a_listed_message_with_too_few_headers_is_fetched_again() {
         .unwrap();
     let in_hand = listed.messages.into_iter().next();
     let processed = organisation
-        .run(vec![Work {
+        .run(vec![Delivery {
             message: in_hand,
             ..work(ADA, "m1", Trigger::Backfill, 1)
         }])

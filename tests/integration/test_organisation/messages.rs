@@ -3,7 +3,7 @@
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::model::ids::MessageKey;
 use mailverse::model::sync_request::{SyncRequest, Trigger};
-use mailverse::pipeline::Work;
+use mailverse::pipeline::Delivery;
 use serde_json::{Value, json};
 
 use super::{ADA, TestOrganisation};
@@ -34,12 +34,12 @@ pub(crate) fn people<S: AsRef<str>>(addresses: &[S]) -> Value {
 }
 
 /// Returns a request for a message that Nylas reported as new.
-pub(crate) fn created(grant: &str, id: &str) -> Work {
+pub(crate) fn created(grant: &str, id: &str) -> Delivery {
     work(grant, id, Trigger::Created, 1)
 }
 
-pub(crate) fn work(grant: &str, id: &str, trigger: Trigger, receive_count: u32) -> Work {
-    Work {
+pub(crate) fn work(grant: &str, id: &str, trigger: Trigger, receive_count: u32) -> Delivery {
+    Delivery {
         request: SyncRequest {
             key: key(grant, id),
             trigger,
