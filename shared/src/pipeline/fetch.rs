@@ -246,7 +246,7 @@ fn sort(
             Ok(Fetched::Message(message)) => fetched.push((pending, *message)),
             Ok(Fetched::Gone) => finished.push(pending.gone(invocation)),
             Err(FetchFailure::NotAsked(failure)) => {
-                finished.push(pending.failed(failure, invocation))
+                finished.push(pending.failed(failure, invocation));
             }
             Err(FetchFailure::Failed(error)) => {
                 let refusal = error.refusal();

@@ -81,7 +81,7 @@ impl Pipeline {
                     kept.push(candidate);
                 }
                 Err(error) => {
-                    finished.push(candidate.pending.failed(Failure::from(error), invocation))
+                    finished.push(candidate.pending.failed(Failure::from(error), invocation));
                 }
             }
         }
