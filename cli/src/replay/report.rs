@@ -26,7 +26,7 @@ pub(crate) struct Report {
     places: HashMap<String, usize>,
     /// The messages, in the order in which the events named them.
     messages: Vec<MessageKey>,
-    message_report: HashMap<MessageKey, MessageReport>,
+    message_reports: HashMap<MessageKey, MessageReport>,
     /// Results of events apart from their messages: file, result, reason.
     others: Vec<(String, &'static str, String)>,
     /// The files and results in `others`, to find repetitions.
@@ -61,7 +61,7 @@ impl Report {
                 .map(|(place, event)| (event.file.clone(), place))
                 .collect(),
             messages: Vec::new(),
-            message_report: HashMap::new(),
+            message_reports: HashMap::new(),
             others: Vec::new(),
             told: HashSet::new(),
             refused: HashSet::new(),
@@ -81,10 +81,10 @@ impl Report {
                 self.other(file, "ignored", &format!("{kind} needs no action"));
             }
             Ok((_, RequestOutcome::NotQueued { why, .. })) => {
-                self.other(file, "ignored", why.text())
+                self.other(file, "ignored", why.text());
             }
             Ok((_, RequestOutcome::Probe)) => {
-                self.other(file, "answered", "a probe of `mailverse`")
+                self.other(file, "answered", "a probe of `mailverse`");
             }
             Ok((_, RequestOutcome::Challenge(_))) => {
                 self.other(file, "answered", "the challenge of a new webhook");
@@ -155,13 +155,12 @@ impl Report {
     /// Records the numbers of requests and rows, and the time that the replay took.
     pub(crate) fn measure(&mut self, harness: &Harness, elapsed: Duration) {
         self.requests = harness.requests();
-        let written =
-            self.message_report.values().filter_map(|message_report| {
-                match &message_report.outcome {
-                    Some(Outcome::Written { activity_id, .. }) => Some(activity_id),
-                    _ => None,
-                }
-            });
+        let written = self.message_reports.values().filter_map(|message_report| {
+            match &message_report.outcome {
+                Some(Outcome::Written { activity_id, .. }) => Some(activity_id),
+                _ => None,
+            }
+        });
         self.activities = harness
             .activities()
             .unwrap_or_else(|| written.collect::<HashSet<_>>().len());
@@ -176,12 +175,12 @@ impl Report {
                 Some(Outcome::Written { .. } | Outcome::Skipped { .. })
             )
         };
-        self.refused.is_empty() && self.message_report.values().all(settled)
+        self.refused.is_empty() && self.message_reports.values().all(settled)
     }
 
     pub(crate) fn json(&self) -> Value {
         let message = |key: &MessageKey| {
-            let message_report = self.message_report.get(key)?;
+            let message_report = self.message_reports.get(key)?;
             let activity_id = match &message_report.outcome {
                 Some(Outcome::Written { activity_id, .. }) => Some(activity_id),
                 _ => None,
@@ -233,10 +232,10 @@ impl Report {
     }
 
     fn report_of(&mut self, file: &str, key: MessageKey) -> &mut MessageReport {
-        if !self.message_report.contains_key(&key) {
+        if !self.message_reports.contains_key(&key) {
             self.messages.push(key.clone());
         }
-        self.message_report
+        self.message_reports
             .entry(key)
             .or_insert_with(|| MessageReport {
                 event: file.to_owned(),
@@ -254,7 +253,7 @@ impl Report {
     }
 
     fn count(&self, state: State) -> usize {
-        self.message_report
+        self.message_reports
             .values()
             .filter(|message_report| message_report.state() == state)
             .count()

@@ -354,7 +354,7 @@ fn refuse(organisation: &TestOrganisation, mode: WriteMode, contact: bool, fault
         }
         WriteMode::Stepwise if contact => organisation.fail_dataverse_at(CONTACT, fault),
         WriteMode::Stepwise => {
-            organisation.fail_dataverse_at("POST /api/data/v9.2/accounts HTTP", fault)
+            organisation.fail_dataverse_at("POST /api/data/v9.2/accounts HTTP", fault);
         }
     }
 }

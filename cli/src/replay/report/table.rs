@@ -80,7 +80,7 @@ impl Report {
         let messages = self
             .messages
             .iter()
-            .filter_map(|key| self.message_report.get(key));
+            .filter_map(|key| self.message_reports.get(key));
         let messages = messages.map(|message_report| {
             (
                 &message_report.event,
