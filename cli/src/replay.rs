@@ -128,20 +128,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
         let policy = policy.unwrap_or_default();
         Harness::offline(&events, arguments.state.as_deref(), &policy, key).await?
     };
-    let mut report = Report::new(&events);
     let rounds = if arguments.once { 1 } else { 2 };
-    let progress = progress_bar(events.len() * rounds);
-    for _ in 0..rounds {
-        for event in &events {
-            deliver(&harness, event, arguments.resign, &mut report).await;
-            if harness.queued() >= BATCH {
-                process_queue(&harness, &mut report).await;
-            }
-            progress.inc(1);
-        }
-        process_queue(&harness, &mut report).await;
-    }
-    progress.finish_and_clear();
+    let mut report = deliver_all(&harness, &events, rounds, arguments.resign).await;
     report.measure(&harness, begun.elapsed());
     let mut out = std::io::stdout().lock();
     let printed = if arguments.json {
@@ -153,6 +141,29 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
     harness.finish()?;
     terminal::printed(printed).map_err(ReplayError::Print)?;
     Ok(ExitCode::from(u8::from(!report.is_success())))
+}
+
+/// Delivers each event once per round, and returns the report of all deliveries.
+async fn deliver_all(
+    harness: &Harness,
+    events: &[SavedEvent],
+    rounds: usize,
+    resign: bool,
+) -> Report {
+    let mut report = Report::new(events);
+    let progress = progress_bar(events.len() * rounds);
+    for _ in 0..rounds {
+        for event in events {
+            deliver(harness, event, resign, &mut report).await;
+            if harness.queued() >= BATCH {
+                process_queue(harness, &mut report).await;
+            }
+            progress.inc(1);
+        }
+        process_queue(harness, &mut report).await;
+    }
+    progress.finish_and_clear();
+    report
 }
 
 async fn deliver(harness: &Harness, event: &SavedEvent, resign: bool, report: &mut Report) {

@@ -10,6 +10,7 @@
 //! | What does an operator see who replays saved events? | `replay.rs` |
 //! | What does an operator see who checks, pushes or reads a policy? | `policy_command.rs` |
 //! | Does the manual of the command match what the command offers? | `docs_cli.rs` |
+//! | Do the manuals show what the command prints? | `manual.rs`, with a test beside those of each command |
 //! | Is there always a token, and what happens without one? | `tokens.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do operators see and do? | `end_to_end/operating.rs` |
@@ -55,6 +56,7 @@ mod docs_cli;
 mod end_to_end;
 mod hostile;
 mod ledger_contract;
+mod manual;
 mod mapping;
 mod pipeline;
 mod policy_command;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT, TABLE};
 use super::command::{Seen, run};
+use crate::manual;
 
 const OTHER: &str = "grant-2";
 
@@ -30,15 +31,25 @@ impl Seen {
     }
 }
 
-/// A cloud with the message `m1` in one mailbox and a copy of it in a second mailbox. The worker
-/// has processed both.
+/// A cloud with mailboxes whose messages the worker has processed.
 pub(super) struct Office(pub(super) Cloud);
 
 impl Office {
-    pub(super) async fn open() -> Self {
+    /// Opens an office with one mailbox, which has the message `m1`.
+    async fn with_one_mailbox() -> Self {
         let cloud = Cloud::start(10).await;
         cloud.store_secrets().await;
         cloud.refresh_token().await;
+        cloud.put_mail("m1");
+        let office = Self(cloud);
+        office.work(&[(GRANT, "m1")]).await;
+        office
+    }
+
+    /// Opens an office with the message `m1` in one mailbox and a copy of it in a second mailbox.
+    pub(super) async fn open() -> Self {
+        let office = Self::with_one_mailbox().await;
+        let cloud = &office.0;
         cloud.emulators.nylas().add_grant(Grant {
             id: OTHER.to_owned(),
             email: "bob@ours.example".to_owned(),
@@ -49,8 +60,6 @@ impl Office {
         let mut copy = cloud.put_mail("m1")["data"]["object"].clone();
         copy["id"] = json!("AAMk/copy=");
         cloud.emulators.nylas().add_message(OTHER, copy);
-        let office = Self(cloud);
-        office.work(&[(GRANT, "m1")]).await;
         office.work(&[(OTHER, "AAMk/copy=")]).await;
         office
     }
@@ -140,6 +149,19 @@ async fn explain_accepts_every_identifier_of_a_message_and_shows_all_its_copies(
     );
     assert_eq!(office.0.emulators.dataverse().requests().writes, writes);
     assert_eq!(office.0.ledger_items().await, ledger);
+}
+
+#[tokio::test]
+async fn the_explain_transcript_of_the_manual_matches_the_output() {
+    let office = Office::with_one_mailbox().await;
+    let emails = office.0.emails();
+    let row = emails[0]["activityid"].as_str().unwrap();
+    let seen = run(&["explain", row], &office.all_settings()).await;
+    manual::assert_shows(
+        "docs/cli.md",
+        &format!("mailverse explain {row}"),
+        &seen.out,
+    );
 }
 
 #[tokio::test]

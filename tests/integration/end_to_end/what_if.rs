@@ -6,6 +6,7 @@ use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT};
 use super::command::{Seen, run};
 use super::explaining::Office;
+use crate::manual;
 
 /// Long enough ago to include every message of these tests, whatever the clock shows.
 const SINCE: [&str; 2] = ["--since", "20000d"];
@@ -18,6 +19,13 @@ impl Plan {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), json!({"defaults": settings}).to_string()).unwrap();
         Self(file)
+    }
+
+    /// A policy that is stricter in most settings.
+    fn stricter() -> Self {
+        Self::of(&json!({
+            "track": {"received": "known"}, "skip_internal": false, "skip_bulk": true, "content": "subject", "create_contacts": "all",
+        }))
     }
 
     fn path(&self) -> &str {
@@ -79,9 +87,7 @@ async fn what_if_reports_the_changes_of_a_policy_and_writes_nothing() {
     let cloud = &office.0;
     let before = state(cloud).await;
     let reads = cloud.emulators.dataverse().requests().reads;
-    let plan = Plan::of(&json!({
-        "track": {"received": "known"}, "skip_internal": false, "skip_bulk": true, "content": "subject", "create_contacts": "all",
-    }));
+    let plan = Plan::stricter();
     let seen = ask(&office, &plan, &["--json"]).await;
     assert_eq!((seen.status, seen.err.as_str()), (Some(0), ""));
     let report = seen.json();
@@ -124,6 +130,13 @@ async fn what_if_reports_the_changes_of_a_policy_and_writes_nothing() {
         &(seen.out + &printed.out + &printed.err),
         &secrets,
     );
+}
+
+#[tokio::test]
+async fn the_what_if_transcript_of_the_manual_matches_the_output() {
+    let seen = ask(&office().await, &Plan::stricter(), &[]).await;
+    let command = format!("mailverse what-if stricter.json {}", SINCE.join(" "));
+    manual::assert_shows("docs/cli.md", &command, &seen.out);
 }
 
 #[tokio::test]

@@ -18,18 +18,26 @@ const PEOPLE_SHOWN: usize = 4;
 /// The least width, in columns, with room for whole file names and addresses.
 const WIDE: u16 = 140;
 
-/// Width of the table in columns if the output is not a terminal.
+/// Width of the table in columns if the output is not a terminal, or one of unknown width.
 const WIDTH: u16 = 160;
 
 impl Report {
+    /// Prints the report as wide as the terminal.
     pub(crate) fn print(&self, out: &mut impl Write, harness: &Harness) -> io::Result<()> {
+        self.print_with_width(out, harness, Table::new().width().unwrap_or(WIDTH))
+    }
+
+    fn print_with_width(
+        &self,
+        out: &mut impl Write,
+        harness: &Harness,
+        width: u16,
+    ) -> io::Result<()> {
         let mut table = Table::new();
         table
             .load_style(presets::UTF8_FULL_CONDENSED)
-            .set_content_arrangement(ContentArrangement::Dynamic);
-        if !table.is_tty() {
-            table.set_width(WIDTH);
-        }
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
         table.set_header([
             "event",
             "outcome",
@@ -41,7 +49,7 @@ impl Report {
         ]);
         // A file name or an address that is wrapped cannot be copied. A narrow terminal has to wrap
         // them.
-        if table.width().is_some_and(|width| width >= WIDE) {
+        if width >= WIDE {
             for column in [0, 5] {
                 if let Some(column) = table.column_mut(column) {
                     column.set_constraint(ColumnConstraint::ContentWidth);
@@ -175,4 +183,104 @@ fn people(summary: &Summary, harness: &Harness) -> String {
         lines.push(format!("… and {rest} more"));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use mailverse::policy::Policy;
+    use secrecy::SecretString;
+    use webhook_receiver::signature::Key;
+
+    use super::*;
+    use crate::replay::{deliver_all, event};
+
+    /// Width of the terminal in the picture.
+    const COLUMNS: u16 = 80;
+
+    /// The number of milliseconds in the picture.
+    const ELAPSED: Duration = Duration::from_millis(152);
+
+    fn project() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
+        let (_, value) = element.split_once(&format!(" {name}=\"")).unwrap();
+        value.split_once('"').unwrap().0
+    }
+
+    fn number(element: &str, name: &str) -> f64 {
+        attribute(element, name).parse().unwrap()
+    }
+
+    /// Returns how many steps `position` is from `start`. It must be a whole number.
+    fn steps(position: f64, start: f64, step: f64) -> Option<usize> {
+        (0..100)
+            .find(|steps| (start + step * f64::from(*steps) - position).abs() < 0.01)
+            .and_then(|steps| usize::try_from(steps).ok())
+    }
+
+    /// Returns the lines of the terminal in the picture: each text in the row and from the column
+    /// where it is drawn.
+    fn lines_of_picture(svg: &str) -> Vec<String> {
+        let mut rows: BTreeMap<usize, String> = BTreeMap::new();
+        for element in svg.lines().filter(|line| line.starts_with("<text ")) {
+            let (tag, text) = element.split_once('>').unwrap();
+            let text = text.strip_suffix("</text>").unwrap();
+            let width = steps(number(tag, "textLength"), 0.0, 8.4);
+            assert_eq!(width, Some(text.chars().count()), "{element}");
+            let row = steps(number(tag, "y"), 48.0, 16.5).expect(element);
+            let column = steps(number(tag, "x"), 20.0, 8.4).expect(element);
+            let row = rows.entry(row).or_default();
+            let gap = column.checked_sub(row.chars().count()).expect(element);
+            row.push_str(&" ".repeat(gap));
+            row.push_str(text);
+        }
+        rows.into_values().collect()
+    }
+
+    /// Returns the lines as the terminal wraps them, without the spaces at their ends.
+    fn lines_of_terminal(printed: &str) -> Vec<String> {
+        let characters: Vec<Vec<char>> =
+            printed.lines().map(|line| line.chars().collect()).collect();
+        let wrapped = characters
+            .iter()
+            .flat_map(|line| line.chunks(COLUMNS.into()));
+        wrapped
+            .map(|line| line.iter().collect::<String>().trim_end().to_owned())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn the_picture_of_the_readme_matches_the_report_of_its_five_events() {
+        let saved = tempfile::tempdir().unwrap();
+        for (number, name) in [
+            ("09", "received-reply"),
+            ("10", "received-truncated"),
+            ("18", "spam"),
+            ("19", "draft"),
+            ("22", "no-subject"),
+        ] {
+            let event = project().join(format!("events/{number}-{name}.json"));
+            std::fs::copy(event, saved.path().join(format!("{number}.json"))).unwrap();
+        }
+        let events = event::load(&[saved.path().to_owned()]).unwrap();
+        let key = Key::new(&SecretString::from("a secret of this test")).unwrap();
+        let harness = Harness::offline(&events, None, &Policy::default(), key)
+            .await
+            .unwrap();
+        let mut report = deliver_all(&harness, &events, 2, false).await;
+        report.measure(&harness, ELAPSED);
+        let mut printed = b"$ mailverse replay saved\n".to_vec();
+        report
+            .print_with_width(&mut printed, &harness, COLUMNS)
+            .unwrap();
+        let picture = std::fs::read_to_string(project().join("docs/images/replay.svg")).unwrap();
+        let printed = lines_of_terminal(&String::from_utf8(printed).unwrap());
+        assert_eq!(lines_of_picture(&picture), printed);
+    }
 }

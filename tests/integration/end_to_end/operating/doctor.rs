@@ -14,6 +14,7 @@ use crate::dynamo;
 use crate::end_to_end::canary;
 use crate::end_to_end::cloud::{Cloud, GRANT, TABLE};
 use crate::end_to_end::command::{Seen, run};
+use crate::manual;
 
 /// A healthy installation and the settings of its operator.
 struct Installed {
@@ -409,37 +410,17 @@ async fn doctor_reports_an_unusable_policy_in_one_line_with_its_remedy() {
     assert_healthy(&installed.doctor(&[]).await);
 }
 
-/// Masks ids and minutes, which differ from run to run.
-fn masked(line: &str) -> String {
-    let words: Vec<&str> = line.split(' ').collect();
-    let followed_by = |at: usize| words.get(at + 1).copied().unwrap_or_default();
-    let mask = |(at, word): (usize, &&str)| {
-        let is_id = word.len() >= 32 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-        let masked = is_id || followed_by(at) == "min";
-        if masked {
-            "…".to_owned()
-        } else {
-            (*word).to_owned()
-        }
-    };
-    let masked: Vec<String> = words.iter().enumerate().map(mask).collect();
-    masked.join(" ")
-}
-
 #[tokio::test]
 async fn the_doctor_transcript_of_the_manual_matches_the_output() {
     let installed = Installed::new().await;
     let seen = installed.doctor(&["--probe-write"]).await;
     println!("{}", seen.out);
     assert_healthy(&seen);
-    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
-    let manual = std::fs::read_to_string(manual).unwrap();
-    let (_, shown) = manual
-        .split_once("$ mailverse doctor --probe-write\n")
-        .unwrap();
-    let (shown, _) = shown.split_once("```").unwrap();
-    let lines = |text: &str| text.lines().map(masked).collect::<Vec<_>>();
-    assert_eq!(lines(&seen.out), lines(shown));
+    manual::assert_shows(
+        "docs/operations.md",
+        "mailverse doctor --probe-write",
+        &seen.out,
+    );
 }
 
 #[tokio::test]

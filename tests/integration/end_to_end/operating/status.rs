@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{GAVE_UP, REFUSED, THROTTLED, ids, key, refused, released};
 use crate::end_to_end::cloud::{Cloud, GRANT};
+use crate::manual;
 
 #[tokio::test]
 async fn status_lists_dead_and_long_waiting_messages_with_their_reasons() {
@@ -160,4 +161,26 @@ async fn the_json_output_of_status_matches_the_manual() {
     let seen = cloud.command(&["status"]).await;
     let pause = "Dataverse asked for a pause: nothing is sent before 2100-01-01 00:00:00 UTC.";
     assert!(seen.out.contains(pause), "{}", seen.out);
+}
+
+#[tokio::test]
+async fn the_status_and_redrive_transcript_of_the_manual_matches_the_output() {
+    let cloud = Cloud::start(10).await;
+    let hours = TimeDelta::hours;
+    let [dead, waiting] = [
+        "1e3288f6-0b4c-4b62-a7fd-6c2f6f1c8d11/1913a0c47be2d95f",
+        "1e3288f6-0b4c-4b62-a7fd-6c2f6f1c8d11/1913b2219c04aa70",
+    ];
+    cloud.message(dead, hours(3), Some(refused())).await;
+    cloud.message(waiting, hours(2), Some(released())).await;
+    let pause: DateTime<Utc> = "2100-01-01T00:00:00Z".parse().unwrap();
+    let user = ApplicationUser::primary();
+    cloud.ledger().pause(&user, pause).await.unwrap();
+    let page = "docs/operations.md";
+    let seen = cloud.command(&["status"]).await;
+    manual::assert_shows(page, "mailverse status", &seen.out);
+    let redrive = ["redrive", "--all", "--reason", "0x80044331", "--yes"];
+    let seen = cloud.command(&redrive).await;
+    let command = format!("mailverse {}", redrive.join(" "));
+    manual::assert_shows(page, &command, &seen.out);
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{Cloud, Seen, run};
 use crate::end_to_end::canary::assert_silent;
 use crate::end_to_end::invoking::{self, NAME};
+use crate::manual;
 
 type Lambda = Vec<(&'static str, String)>;
 
@@ -63,6 +64,16 @@ async fn token_refresh_reports_the_expiry_of_the_token_or_the_remedy() {
         &format!("{}{}", seen.out, seen.err),
         &secrets,
     );
+}
+
+#[tokio::test]
+async fn the_token_refresh_transcript_of_the_manual_matches_the_output() {
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    let lambda = lambda(&cloud).await;
+    let seen = refresh(&cloud, &lambda, &["--function", NAME]).await;
+    let command = "mailverse token refresh --function mailverse-token-refresher";
+    manual::assert_shows("docs/operations.md", command, &seen.out);
 }
 
 #[tokio::test]
