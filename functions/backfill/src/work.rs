@@ -146,6 +146,33 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
     }
 
+    /// Returns an error if the next page may not be listed now: time is short, Dataverse or live mail
+    /// goes first, or the mailbox is excluded or paused. `took` is how long the last page took.
+    async fn check_next_page(
+        &self,
+        task: &Task,
+        invocation: &Invocation,
+        took: TimeDelta,
+    ) -> Result<(), TaskError> {
+        if invocation.now + took + BATCH_TIME > invocation.deadline {
+            return Err(TaskError::NoTime);
+        }
+        match self.check_may_continue(invocation).await {
+            // The pause is short enough for the pipeline to wait for it.
+            Err(TaskError::Paused(until)) if !task.dry_run && until - invocation.now <= NEAR => {}
+            may => may?,
+        }
+        // A run takes minutes, in which the mailbox may have been excluded.
+        self.check_participation(task, invocation.now).await?;
+        let paused = self
+            .pipeline
+            .mailbox_paused_until(&task.grant_id, invocation.now);
+        match paused.await {
+            Some(until) => Err(TaskError::MailboxPaused(until)),
+            None => Ok(()),
+        }
+    }
+
     /// Lists the mailbox to its end.
     async fn list(
         &self,
@@ -174,23 +201,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let mut took = TimeDelta::zero();
         loop {
             let invocation = begin();
-            if invocation.now + took + BATCH_TIME > invocation.deadline {
-                return Err(TaskError::NoTime);
-            }
-            match self.check_may_continue(&invocation).await {
-                // The pause is short enough for the pipeline to wait for it.
-                Err(TaskError::Paused(until))
-                    if !task.dry_run && until - invocation.now <= NEAR => {}
-                may => may?,
-            }
-            // A run takes minutes, in which the mailbox may have been excluded.
-            self.check_participation(task, invocation.now).await?;
-            let paused = self
-                .pipeline
-                .mailbox_paused_until(&task.grant_id, invocation.now);
-            if let Some(until) = paused.await {
-                return Err(TaskError::MailboxPaused(until));
-            }
+            self.check_next_page(task, &invocation, took).await?;
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
             if part.name != progress.position.part {
                 // The folder of the position was deleted. Its cursor and dates do not apply to the
