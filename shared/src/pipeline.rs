@@ -5,15 +5,16 @@
 //! 1. **claim**: claim each message in the ledger; drop messages of mailboxes that do not take
 //!    part.
 //! 2. **fetch**: fetch the messages that are not loaded yet, as many as memory allows at a time.
-//! 3. **decide**: apply the policy rules that need no data from Dataverse.
+//! 3. **select**: apply the policy rules that need no data from Dataverse.
 //! 4. **look up**: look up all people and emails of the batch in one `$batch` of queries.
-//! 5. **decide** again: apply the policy rules that need the lookup result.
-//! 6. **tell apart**: find different messages that share a Message-ID.
-//! 7. **make contacts**: create contacts where the policy asks for it.
-//! 8. **regard**: choose the regarding record.
-//! 9. **map**: map the message to rows.
-//! 10. **write**: send one `$batch` with one change set for each message.
-//! 11. **settle**: end each claim with its outcome.
+//! 5. **select** again: apply the policy rules that need the lookup result.
+//! 6. **shared Message-IDs**: find different messages that share a Message-ID.
+//! 7. **create contacts**: create contacts where the policy asks for it.
+//! 8. **resolve**: choose the regarding record, then the parties, the direction and the owner.
+//! 9. **reconcile**: adopt the row of another client, or merge two rows of one message.
+//! 10. **map**: map the message to rows.
+//! 11. **write**: send one `$batch` with one change set for each message.
+//! 12. **settle**: end each claim with its outcome.
 //!
 //! Decisions are pure ([`crate::policy`], [`crate::resolve::parties`],
 //! [`crate::resolve::regarding`], [`crate::mapping`]); this file makes the calls between them. A
@@ -25,7 +26,7 @@
 //! | Between | Then |
 //! | --- | --- |
 //! | claim and settle | the queue delivers again after the visibility timeout; by then the lease has run out and the message can be claimed again |
-//! | make contacts and write | the lookup of the next run finds the contacts |
+//! | create contacts and write | the lookup of the next run finds the contacts |
 //! | write and settle | the lookup of the next run finds the row by its key: `written` |
 //! | the requests of a message that is written request by request | the next run finds the Open row, adds what is missing and completes it |
 //! | settle and the queue's acknowledgement | the next delivery finds the final state and is acknowledged |
@@ -70,17 +71,16 @@ use self::stages::{CandidateMessage, Finished, PendingMessage};
 use self::write::{ActingUser, EmailDraft};
 use crate::clients::dataverse::DataverseClient;
 use crate::clients::dataverse::emails::WriteMode;
-use crate::clients::dataverse::records::{RowState, Table};
+use crate::clients::dataverse::records::RowState;
 use crate::clients::dataverse::session::Session;
 use crate::clients::nylas::NylasClient;
 use crate::clients::retry::FIRST_STEP;
 use crate::ledger::messages::Ledger;
 use crate::lookup::result::LookupResult;
 use crate::mailboxes::MailboxDirectory;
-use crate::mapping::{self, Direction, Findings};
+use crate::mapping;
 use crate::model::ids::GrantId;
 use crate::policy::cache::PolicySource;
-use crate::resolve::parties;
 use crate::resolve::regarding::RegardingDecision;
 
 /// The services and settings that the pipeline needs.
@@ -218,7 +218,12 @@ impl Pipeline {
         finished: &mut Vec<Finished>,
     ) -> BatchUsage {
         let Some((mut begun, pending_messages)) = self
-            .begin(pending_messages, PauseAccess::Write, invocation, finished)
+            .begin(
+                pending_messages,
+                PauseAccess::ReadWrite,
+                invocation,
+                finished,
+            )
             .await
         else {
             return BatchUsage::default();
@@ -314,7 +319,7 @@ impl Pipeline {
             .prepare(
                 &mut portion,
                 begun,
-                PauseAccess::Write,
+                PauseAccess::ReadWrite,
                 invocation,
                 finished,
             )
@@ -398,7 +403,7 @@ impl Pipeline {
         context: &RunContext,
         invocation: &Invocation,
     ) -> Mapped {
-        let mut findings = findings(&candidate, regarding, found, context);
+        let mut findings = resolve::findings(&candidate, regarding, found, context);
         let CandidateMessage {
             mut pending,
             mut message,
@@ -459,51 +464,12 @@ impl Pipeline {
     }
 }
 
-/// Resolves the direction, the activity parties, the regarding and the owner of a message.
-fn findings(
-    candidate: &CandidateMessage,
-    regarding: RegardingDecision,
-    found: &LookupResult,
-    context: &RunContext,
-) -> Findings {
-    let CandidateMessage {
-        pending,
-        message,
-        mailbox_policy,
-        people,
-        ..
-    } = candidate;
-    let internal = context.internal(found);
-    let mailbox = context.mailboxes.address(&pending.key.grant_id);
-    let owner = mailbox.and_then(|address| {
-        let user = found.people(address).iter().find(|person| person.active)?;
-        (user.record.table == Table::SystemUser).then_some(user.record.id)
-    });
-    let outgoing = message
-        .author()
-        .is_some_and(|sender| internal.contains(sender));
-    Findings {
-        direction: if outgoing {
-            Direction::Outgoing
-        } else {
-            Direction::Incoming
-        },
-        parties: people.limit(parties::of_message(
-            message,
-            &internal,
-            mailbox_policy.ambiguous,
-        )),
-        regarding,
-        owner,
-    }
-}
-
 /// Whether pauses of mailboxes are written or only read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PauseAccess {
     /// For a preview, which writes nothing.
-    Only,
-    Write,
+    Read,
+    ReadWrite,
 }
 
 /// The result of a batch.

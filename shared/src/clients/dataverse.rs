@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | names to bind a row by, lengths of text columns | [`metadata`] |
 //! | types of rows and records | [`records`] |
-//! | reading and writing emails | [`email_row`], [`emails`], [`duplicates`] |
+//! | reading and writing emails | [`email_row`], [`emails`], [`duplicate_removal`] |
 //! | query strings | [`odata`] |
 //! | how many queries one `$batch` holds | `lookup_size` |
 //! | checks of `mailverse doctor` | [`probes`] |
@@ -20,7 +20,7 @@
 pub mod batch;
 pub mod client;
 pub mod dry_run;
-pub mod duplicates;
+pub mod duplicate_removal;
 pub mod email_row;
 pub mod emails;
 pub mod error;

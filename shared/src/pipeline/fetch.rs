@@ -59,7 +59,7 @@ impl Pipeline {
                 fetched.push((pending, message));
             }
         }
-        let admission = if pause_access == PauseAccess::Write {
+        let admission = if pause_access == PauseAccess::ReadWrite {
             self.admit_fetches(missing, pauses, invocation, finished)
                 .await
         } else {
@@ -105,7 +105,7 @@ impl Pipeline {
             .fetch_some(&mut free, &memory, context, invocation)
             .await;
         pending_messages.extend(free);
-        if pause_access == PauseAccess::Only {
+        if pause_access == PauseAccess::Read {
             sort(came, invocation, &mut fetched, finished);
             return fetched;
         }

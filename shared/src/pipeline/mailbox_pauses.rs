@@ -220,7 +220,7 @@ impl Pipeline {
         pause_access: PauseAccess,
         invocation: &Invocation,
     ) -> Vec<Finished> {
-        if pause_access == PauseAccess::Write {
+        if pause_access == PauseAccess::ReadWrite {
             let refusals = Refusals {
                 scope: &Scope::Nylas,
                 state: &pauses.refused(&Scope::Nylas),

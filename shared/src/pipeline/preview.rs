@@ -12,9 +12,10 @@ use super::create_contacts::new_people;
 use super::failure::Attempts;
 use super::lookup;
 use super::lookup::LookedUp;
+use super::resolve::findings;
 use super::select;
 use super::stages::{CandidateMessage, Finished, PendingMessage};
-use super::{BatchContext, Invocation, Outcome, PauseAccess, Pipeline, all_failed, findings};
+use super::{BatchContext, Invocation, Outcome, PauseAccess, Pipeline, all_failed};
 use crate::decision_record::DecisionRecord;
 use crate::ledger::decisions::DecidedRow;
 use crate::lookup::result::LookupResult;
@@ -77,7 +78,7 @@ impl Pipeline {
             // compiler to lay out.
             let begun = Box::pin(self.begin(
                 pending_messages,
-                PauseAccess::Only,
+                PauseAccess::Read,
                 invocation,
                 &mut finished,
             ))
@@ -124,7 +125,7 @@ impl Pipeline {
                 .prepare(
                     &mut pending_messages,
                     begun,
-                    PauseAccess::Only,
+                    PauseAccess::Read,
                     invocation,
                     finished,
                 )

@@ -36,7 +36,7 @@ use super::failure::{Failure, Invocation};
 use super::processed::Processed;
 use super::stages::{Finished, PendingMessage};
 use super::{Outcome, Pipeline};
-use crate::clients::dataverse::duplicates::{DuplicateRemoval, File};
+use crate::clients::dataverse::duplicate_removal::{DuplicateRemoval, File};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names::TableNames;
 use crate::clients::dataverse::records::{ExistingEmail, RecordReference, RowState};

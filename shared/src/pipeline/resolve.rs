@@ -1,23 +1,25 @@
-//! The step **regard**: chooses the regarding record of each message.
+//! The step **resolve**: chooses the regarding record, the parties, the direction and the owner of
+//! each message.
 //!
-//! [`crate::resolve::regarding`] makes the decision; this file runs the queries that it needs.
+//! [`crate::resolve`] makes the decisions; this file runs the queries that they need.
 
 use super::context::RunContext;
 use super::failure::{Failure, Invocation};
 use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed};
-use crate::clients::dataverse::records::{RecordReference, RowState};
+use crate::clients::dataverse::records::{RecordReference, RowState, Table};
 use crate::clients::dataverse::session::Session;
 use crate::lookup::follow_up::FollowUpRequest;
 use crate::lookup::request::LookupRequest;
 use crate::lookup::result::LookupResult;
 use crate::mailboxes::Folders;
+use crate::mapping::{Direction, Findings};
 use crate::model::message::Message;
 use crate::policy::document::RegardingSource;
 use crate::policy::mailbox_policy::MailboxPolicy;
 use crate::policy::token_pattern::TokenPattern;
-use crate::resolve::regarding;
 use crate::resolve::regarding::{RegardingDecision, RegardingStep};
+use crate::resolve::{parties, regarding};
 
 /// The most rounds of queries: the names of a custom table, whether its row exists, and one spare
 /// round.
@@ -152,4 +154,43 @@ fn decide(
         ambiguous: mailbox_policy.ambiguous,
         tokens: &regarding_hints.tokens,
     })
+}
+
+/// Resolves the direction, the activity parties, the regarding and the owner of a message.
+pub(super) fn findings(
+    candidate: &CandidateMessage,
+    regarding: RegardingDecision,
+    found: &LookupResult,
+    context: &RunContext,
+) -> Findings {
+    let CandidateMessage {
+        pending,
+        message,
+        mailbox_policy,
+        people,
+        ..
+    } = candidate;
+    let internal = context.internal(found);
+    let mailbox = context.mailboxes.address(&pending.key.grant_id);
+    let owner = mailbox.and_then(|address| {
+        let user = found.people(address).iter().find(|person| person.active)?;
+        (user.record.table == Table::SystemUser).then_some(user.record.id)
+    });
+    let outgoing = message
+        .author()
+        .is_some_and(|sender| internal.contains(sender));
+    Findings {
+        direction: if outgoing {
+            Direction::Outgoing
+        } else {
+            Direction::Incoming
+        },
+        parties: people.limit(parties::of_message(
+            message,
+            &internal,
+            mailbox_policy.ambiguous,
+        )),
+        regarding,
+        owner,
+    }
 }

@@ -1,4 +1,4 @@
-//! The step **decide**: applies the policy to each message, before and after the lookup.
+//! The step **select**: applies the policy to each message, before and after the lookup.
 
 use super::Pipeline;
 use super::context::RunContext;
