@@ -13,7 +13,8 @@
 //!   anyway, so a reservation adds no call.
 //! - **Backfill starts a batch when the TAT has passed** ([`LimiterState::free_at`]). So it gets
 //!   what live mail leaves, up to [`gcra::SHARE_PERCENT`] of the limits; the rest is room for a
-//!   burst of live mail. It starts no batch while live mail waits in its queue ([`yield_until`]).
+//!   burst of live mail. It starts no batch while more than one worker's batch of live mail waits
+//!   in its queue ([`yield_until`]).
 //! - **A backfill batch** has as many messages as take about [`Limits::batch_time`], between
 //!   [`batch_size::SMALLEST`] and [`LARGEST`] ([`BatchSize`]).
 //! - **Each invocation runs as many batches at once** as Dataverse suggests (`x-ms-dop-hint`,

@@ -132,10 +132,6 @@ pub(crate) fn judge(
                 postponed: true,
             }),
             // Counted separately, so that postponed deliveries do not make this the last one.
-            RetryAdvice::After(delay) => TaskDecision::Later(QueueAction::Later {
-                delay,
-                postponed: tries < RECEIVE_LIMIT,
-            }),
             RetryAdvice::Soon => TaskDecision::Later(match soon(tries) {
                 QueueAction::Later { delay, .. } => QueueAction::Later {
                     delay,

@@ -146,8 +146,9 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
     }
 
-    /// Returns an error if the next page may not be listed now: time is short, Dataverse or live mail
-    /// goes first, or the mailbox is excluded or paused. `took` is how long the last page took.
+    /// Returns an error if the next page may not be listed now: time is short, Dataverse or live
+    /// mail goes first, or the mailbox is excluded or paused. `took` is how long the last page
+    /// took.
     async fn check_next_page(
         &self,
         task: &Task,

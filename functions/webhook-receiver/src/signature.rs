@@ -12,7 +12,6 @@
 //!   when it is rotated, but deliveries already on their way have the old signature.
 //! - The signed text contains no time and no nonce, so a recorded delivery can be replayed. That is
 //!   harmless: it names a message, and processing the same message again changes nothing.
-//!   it names a message, and looking at the same message again changes nothing.
 //!
 //! For the source of the secrets see [`crate::secrets`]. Source of the rule: Nylas facts §3.
 

@@ -59,8 +59,6 @@ pub(crate) const LONGEST_HIDE: Duration = Duration::from_secs(12 * 60 * 60 - 15 
 pub enum RetryAdvice {
     /// The same call will fail again.
     Never,
-    /// Repeat the call only after this time.
-    After(Duration),
     /// Repeat the call only after this time. The message is not at fault: the delivery does not
     /// count.
     Postpone(Duration),
@@ -82,7 +80,7 @@ pub fn redelivery_delay(
 ) -> Option<Duration> {
     let base = match advice {
         RetryAdvice::Never => return None,
-        RetryAdvice::After(wait) | RetryAdvice::Postpone(wait) => wait.min(LONGEST_HIDE),
+        RetryAdvice::Postpone(wait) => wait.min(LONGEST_HIDE),
         RetryAdvice::Soon => {
             let steps = failures.saturating_sub(1).min(10);
             FIRST_STEP
@@ -122,8 +120,8 @@ mod tests {
     #[test]
     fn retry_after_is_a_floor() {
         for jitter in [0, 10, 25, 99] {
-            let delay =
-                redelivery_delay(RetryAdvice::After(Duration::from_secs(40)), 3, jitter).unwrap();
+            let delay = redelivery_delay(RetryAdvice::Postpone(Duration::from_secs(40)), 3, jitter)
+                .unwrap();
             assert!(
                 delay >= Duration::from_secs(40) && delay <= Duration::from_secs(50),
                 "{delay:?}"
@@ -149,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_delay_never_exceeds_the_longest_visibility_timeout() {
-        let delay = redelivery_delay(RetryAdvice::After(Duration::from_secs(1_000_000)), 1, 25);
+        let delay = redelivery_delay(RetryAdvice::Postpone(Duration::from_secs(1_000_000)), 1, 25);
         assert_eq!(delay, Some(Duration::from_secs(42_300)));
     }
 

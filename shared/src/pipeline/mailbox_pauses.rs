@@ -8,8 +8,9 @@
 //! | 401 for the mailbox | the key is tried on a path that needs no mailbox; if it is refused there too, all calls to Nylas are paused, otherwise only the mailbox |
 //! | 403 because a scope is missing, or a grant that does not exist | the mailbox is paused for all workers |
 //!
-//! A pause for a refusal ends with a probe: one message of the mailbox is fetched alone, and if
-//! that succeeds, the others follow.
+//! A pause for a refusal lasts 15 minutes
+//! ([`MAILBOX_WAIT`](crate::clients::nylas::error::MAILBOX_WAIT)) and ends with a probe: one
+//! message of the mailbox is fetched alone, and if that succeeds, the others follow.
 
 use std::collections::{HashMap, HashSet};
 
