@@ -38,7 +38,7 @@ use mailverse::mailboxes::AllowList;
 use mailverse::pipeline::created_on::CreatedOn;
 
 use self::check::{Check, Report};
-use self::requirements::Wants;
+use self::requirements::Requirements;
 use crate::services::{DataverseSettings, NylasSettings};
 use crate::terminal;
 use crate::webhook::rotation::StoredSecret;
@@ -89,15 +89,15 @@ struct Named {
     table: Option<String>,
     queue: Option<String>,
     tasks: Option<String>,
-    wants: Wants,
+    requirements: Requirements,
 }
 
 impl Named {
     fn read(checks: &mut Vec<Check>) -> Self {
-        let wants = group(checks, |it| {
+        let requirements = group(checks, |it| {
             let write_mode = it.one_of("WRITE_MODE", &WriteMode::NAMED);
             let created_on = it.one_of("CREATED_ON", &CreatedOn::NAMED);
-            Wants::new(write_mode, created_on)
+            Requirements::new(write_mode, created_on)
         });
         let named = Self {
             nylas: group(checks, NylasSettings::required),
@@ -108,7 +108,7 @@ impl Named {
             table: group(checks, |it| it.required("LEDGER_TABLE")),
             queue: group(checks, |it| it.required("SYNC_QUEUE_URL")),
             tasks: group(checks, |it| it.required("BACKFILL_QUEUE_URL")),
-            wants: wants.unwrap_or_default(),
+            requirements: requirements.unwrap_or_default(),
         };
         if checks.is_empty() {
             checks.push(Check::passed(SETTINGS, "all settings are present"));
@@ -176,11 +176,11 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     checks.push(Check::passed(AWS, format!("credentials for {region}")));
     let http = http::client()?;
 
-    let mut wants = named.wants;
+    let mut requirements = named.requirements;
     match named.table {
         Some(table) => {
             if let Some(policy) = aws::table(&aws, &table, &mut checks).await {
-                wants.add(&policy.document().defaults);
+                requirements.add(&policy.document().defaults);
             }
         }
         None => skip(&mut checks, &aws::TABLE_CHECKS, SETTINGS),
@@ -225,7 +225,14 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     });
     let path = verify::delivery_path(&http, url.as_deref(), store.as_ref(), compressed).await;
     checks.extend(path);
-    dataverse::examine(named.dataverse, &aws, &wants, probe_write, &mut checks).await?;
+    dataverse::examine(
+        named.dataverse,
+        &aws,
+        &requirements,
+        probe_write,
+        &mut checks,
+    )
+    .await?;
     Ok(checks)
 }
 

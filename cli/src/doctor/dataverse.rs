@@ -11,7 +11,7 @@ use mailverse::mapping::{self, LENGTHS};
 use serde_json::Value;
 
 use super::check::{Check, judged};
-use super::requirements::Wants;
+use super::requirements::Requirements;
 use super::{DoctorError, SETTINGS, privileges, probe, skip};
 use crate::services::DataverseSettings;
 
@@ -35,12 +35,12 @@ const SKEW: TimeDelta = TimeDelta::seconds(60);
 pub(super) async fn examine(
     settings: Option<DataverseSettings>,
     aws: &SdkConfig,
-    wants: &Wants,
+    requirements: &Requirements,
     probe_write: bool,
     checks: &mut Vec<Check>,
 ) -> Result<(), DoctorError> {
     let rest = |checks: &mut Vec<Check>, needs: &str| {
-        privileges::skip_all(wants, checks, needs);
+        privileges::skip_all(requirements, checks, needs);
         skip(checks, &[FILES, LENGTH], needs);
         if probe_write {
             skip(checks, &[probe::WRITE], needs);
@@ -100,11 +100,11 @@ pub(super) async fn examine(
     };
     let seen = format!("{} of organisation {}", who.user, who.organization);
     checks.push(Check::passed(WHO, seen));
-    privileges::examine(&client, &session, &who, wants, checks).await;
+    privileges::examine(&client, &session, &who, requirements, checks).await;
     checks.push(files(&client, &session).await);
     checks.push(lengths(&client, &session).await);
     if probe_write {
-        probe::write(&client, &session, wants, checks).await;
+        probe::write(&client, &session, requirements, checks).await;
     }
     Ok(())
 }

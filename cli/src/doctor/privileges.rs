@@ -1,8 +1,8 @@
 //! Checks the privileges that the role of the application user needs. Each check is a request that
 //! changes nothing.
 //!
-//! [`Wants`] lists the privileges that are needed only with certain policies or settings.
-//! [`trials`](mod@trials) lists the test writes.
+//! [`Requirements`] lists the privileges that are needed only with certain policies or settings.
+//! [`write_checks`](mod@trials) lists the test writes.
 
 pub(super) mod write_checks;
 
@@ -14,11 +14,12 @@ use mailverse::clients::dataverse::session::Session;
 use serde_json::Value;
 
 use self::write_checks::{
-    ACCOUNTS, ACT, ASSIGN, CONTACTS, CREATE, CREATED_ON, DELETE, Trial, WRITE, appends, trials,
+    ACCOUNTS, ACT, ASSIGN, CONTACTS, CREATE, CREATED_ON, DELETE, WRITE, WriteCheck, appends,
+    write_checks,
 };
 use super::check::Check;
 use super::dataverse::{failed, is_self};
-use super::requirements::Wants;
+use super::requirements::Requirements;
 
 /// A table that the sync reads.
 pub(super) struct Read {
@@ -82,16 +83,16 @@ const USERS: &str = "read users";
 const REST: &str = "nothing left behind";
 
 /// Adds a skipped check for each privilege, because the check `needs` is broken.
-pub(super) fn skip_all(wants: &Wants, checks: &mut Vec<Check>, needs: &str) {
-    let mut names: Vec<&str> = reads(wants).map(|it| it.name).collect();
+pub(super) fn skip_all(requirements: &Requirements, checks: &mut Vec<Check>, needs: &str) {
+    let mut names: Vec<&str> = reads(requirements).map(|it| it.name).collect();
     names.extend([CREATE, WRITE, DELETE]);
-    names.extend(appends(wants).map(|it| it.name));
+    names.extend(appends(requirements).map(|it| it.name));
     names.push(ASSIGN);
     let asked = [
-        (wants.is_backdated(), CREATED_ON),
-        (wants.contacts, ACCOUNTS),
-        (wants.contacts, CONTACTS),
-        (wants.impersonate, ACT),
+        (requirements.is_backdated(), CREATED_ON),
+        (requirements.contacts, ACCOUNTS),
+        (requirements.contacts, CONTACTS),
+        (requirements.impersonate, ACT),
     ];
     names.extend(
         asked
@@ -102,8 +103,8 @@ pub(super) fn skip_all(wants: &Wants, checks: &mut Vec<Check>, needs: &str) {
     checks.extend(names.into_iter().map(|name| Check::skipped(name, needs)));
 }
 
-fn reads(wants: &Wants) -> impl Iterator<Item = &Read> {
-    READS.iter().chain(wants.app.map(|app| &app.read))
+fn reads(requirements: &Requirements) -> impl Iterator<Item = &Read> {
+    READS.iter().chain(requirements.app.map(|app| &app.read))
 }
 
 /// The rows that were read from a table; `None` if the read failed.
@@ -134,10 +135,10 @@ pub(super) async fn examine(
     client: &DataverseClient,
     session: &Session,
     who: &WhoAmI,
-    wants: &Wants,
+    requirements: &Requirements,
     checks: &mut Vec<Check>,
 ) {
-    let queries: Vec<String> = reads(wants).map(|it| it.query.to_owned()).collect();
+    let queries: Vec<String> = reads(requirements).map(|it| it.query.to_owned()).collect();
     let answers = match client.query_each(session, &queries).await {
         Ok(answers) => answers,
         Err(error) => {
@@ -146,12 +147,12 @@ pub(super) async fn examine(
         }
     };
     let mut found = Found(Vec::new());
-    for (read, answer) in reads(wants).zip(answers) {
+    for (read, answer) in reads(requirements).zip(answers) {
         let (check, rows) = judge_read(read, answer);
         checks.push(check);
         found.0.push((read.name, rows));
     }
-    writes(client, session, who, &found, wants, checks).await;
+    writes(client, session, who, &found, requirements, checks).await;
 }
 
 fn judge_read(read: &Read, answer: Result<Vec<Value>, DataverseError>) -> (Check, Rows) {
@@ -193,11 +194,11 @@ async fn writes(
     session: &Session,
     who: &WhoAmI,
     found: &Found,
-    wants: &Wants,
+    requirements: &Requirements,
     checks: &mut Vec<Check>,
 ) {
-    let (mut trials, skipped) = trials(who, found, wants);
-    let steps: Vec<Vec<ProbeStep>> = trials.iter().map(|it| it.steps.clone()).collect();
+    let (mut write_checks, skipped) = write_checks(who, found, requirements);
+    let steps: Vec<Vec<ProbeStep>> = write_checks.iter().map(|it| it.steps.clone()).collect();
     let answers = match client.test_writes(session, &steps).await {
         Ok(answers) => answers,
         Err(error) => {
@@ -205,29 +206,29 @@ async fn writes(
             return;
         }
     };
-    let refused: Vec<&str> = trials
+    let refused: Vec<&str> = write_checks
         .iter()
         .zip(&answers)
         .filter_map(|(trial, answer)| answer.is_err().then_some(trial.name))
         .collect();
-    for (trial, answer) in trials.iter().zip(answers) {
+    for (trial, answer) in write_checks.iter().zip(answers) {
         let needs = trial.needs.filter(|needs| refused.contains(needs));
         checks.push(match (answer, needs) {
             (Ok(()), _) => Check::passed(trial.name, "allowed"),
             (Err(_), Some(needs)) => Check::skipped(trial.name, needs),
-            (Err(error), None) => judge_refusal(trial, &error, wants),
+            (Err(error), None) => judge_refusal(trial, &error, requirements),
         });
     }
     checks.extend(skipped);
-    if wants.impersonate {
+    if requirements.impersonate {
         let (check, tried) = act_for_users(client, session, who, found).await;
         checks.push(check);
-        trials.extend(tried);
+        write_checks.extend(tried);
     }
-    checks.push(left_behind(client, session, &trials).await);
+    checks.push(left_behind(client, session, &write_checks).await);
 }
 
-fn judge_refusal(trial: &Trial, error: &DataverseError, wants: &Wants) -> Check {
+fn judge_refusal(trial: &WriteCheck, error: &DataverseError, requirements: &Requirements) -> Check {
     let seen = error.to_string();
     if is_privilege(error) {
         return Check::broken(trial.name, seen, remedy(error, trial.right));
@@ -235,7 +236,7 @@ fn judge_refusal(trial: &Trial, error: &DataverseError, wants: &Wants) -> Check 
     match trial.name {
         // Some users cannot own an email; the sync then leaves the owner out.
         ASSIGN => Check::passed(ASSIGN, format!("not to the user that was tested: {seen}")),
-        WRITE if wants.is_stepwise() => Check::passed(
+        WRITE if requirements.is_stepwise() => Check::passed(
             WRITE,
             format!("rejected, but WRITE_MODE is stepwise: {seen}"),
         ),
@@ -260,7 +261,7 @@ async fn act_for_users(
     session: &Session,
     who: &WhoAmI,
     found: &Found,
-) -> (Check, Option<Trial>) {
+) -> (Check, Option<WriteCheck>) {
     let of_entra = |user: &Value| {
         let entra_id = text(user, "azureactivedirectoryobjectid")?.parse().ok()?;
         Some((text(user, "systemuserid")?.to_owned(), entra_id))
@@ -269,7 +270,7 @@ async fn act_for_users(
         let needs = "a user with an Entra object id to test with";
         return (Check::skipped(ACT, needs), None);
     };
-    let trial = Trial::email(ACT, "", &[], |_| Vec::new());
+    let trial = WriteCheck::email(ACT, "", &[], |_| Vec::new());
     let steps = std::slice::from_ref(&trial.steps);
     let answer = client
         .impersonating(Some(entra_id))
@@ -295,14 +296,18 @@ async fn act_for_users(
 /// Checks that no row of a test write remains.
 ///
 /// The test writes rely on change sets being atomic in this organisation.
-async fn left_behind(client: &DataverseClient, session: &Session, trials: &[Trial]) -> Check {
+async fn left_behind(
+    client: &DataverseClient,
+    session: &Session,
+    write_checks: &[WriteCheck],
+) -> Check {
     let mut queries = Vec::new();
-    for of_one in trials.chunk_by(|one, other| one.row.0 == other.row.0) {
+    for of_one in write_checks.chunk_by(|one, other| one.row.0 == other.row.0) {
         let terms: Vec<String> = of_one
             .iter()
             .map(|it| format!("{} eq {}", it.row.1, it.row.2))
             .collect();
-        if let Some(Trial {
+        if let Some(WriteCheck {
             row: (set, key, _), ..
         }) = of_one.first()
         {

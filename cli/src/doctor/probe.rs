@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::check::Check;
-use super::requirements::Wants;
+use super::requirements::Requirements;
 
 pub(super) const WRITE: &str = "write mode";
 const CREATED_ON: &str = "created-on";
@@ -73,7 +73,7 @@ enum Way {
 pub(super) async fn write(
     client: &DataverseClient,
     session: &Session,
-    wants: &Wants,
+    requirements: &Requirements,
     checks: &mut Vec<Check>,
 ) {
     let id = ActivityId::new(KEY);
@@ -96,12 +96,12 @@ pub(super) async fn write(
         }
     };
     checks.push(match way {
-        Way::ChangeSet if wants.is_stepwise() => Check::passed(
+        Way::ChangeSet if requirements.is_stepwise() => Check::passed(
             WRITE,
             "stepwise, but changeset works here too and needs far fewer requests",
         ),
         Way::ChangeSet => Check::passed(WRITE, "changeset: all three steps work in one change set"),
-        Way::Stepwise if wants.is_stepwise() => {
+        Way::Stepwise if requirements.is_stepwise() => {
             Check::passed(WRITE, "stepwise: the three steps work only one by one")
         }
         Way::Stepwise => Check::broken(

@@ -49,7 +49,7 @@ const CASES: AppTable = AppTable {
 
 /// The features in use that need further privileges.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Wants {
+pub(super) struct Requirements {
     /// Contacts and accounts are created.
     pub(super) contacts: bool,
     /// The regarding can be an open row of this table. A custom table is not checked, because only
@@ -63,7 +63,7 @@ pub(super) struct Wants {
     pub(super) write_mode: WriteMode,
 }
 
-impl Wants {
+impl Requirements {
     /// Returns the requirements of the functions' settings.
     pub(super) fn new(write_mode: WriteMode, created_on: CreatedOn) -> Self {
         Self {

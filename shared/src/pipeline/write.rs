@@ -310,10 +310,10 @@ impl Pipeline {
             let written: HashSet<ActivityId> = finished.iter().filter_map(Finished::row).collect();
             // A copy whose first could not be written is tried itself: it may not contain what was
             // rejected.
-            let (there, others): (Vec<_>, Vec<_>) = copies
+            let (existing_state, others): (Vec<_>, Vec<_>) = copies
                 .into_iter()
                 .partition(|copy| written.contains(&copy.email.activity_id));
-            finished.extend(there.into_iter().map(EmailDraft::already_existed));
+            finished.extend(existing_state.into_iter().map(EmailDraft::already_existed));
             drafts = others;
         }
     }
@@ -431,24 +431,24 @@ impl Pipeline {
         self.resume_write(session, draft, None, invocation).await
     }
 
-    /// Writes a message request by request, from where an earlier run stopped. `there` is the state
+    /// Writes a message request by request, from where an earlier run stopped. `existing_state` is the state
     /// of its row if the row was just read; `None` to create it.
     async fn resume_write(
         &self,
         session: &Session,
         mut draft: EmailDraft,
-        mut there: Option<RowState>,
+        mut existing_state: Option<RowState>,
         invocation: &Invocation,
     ) -> Finished {
         loop {
             self.apply_known_fallbacks(&mut draft);
             let dataverse = self.dataverse.impersonating(draft.acting_user);
             let mut begun = Ok(CreateOutcome::AlreadyExisted);
-            if there.is_none() {
+            if existing_state.is_none() {
                 begun = dataverse.begin(session, &draft.email).await;
                 if begun == Ok(CreateOutcome::AlreadyExisted) {
                     match self.find_blocking_row(session, &mut draft).await {
-                        Ok(KeyConflict::Ours(row)) => there = Some(row.state),
+                        Ok(KeyConflict::Ours(row)) => existing_state = Some(row.state),
                         Ok(KeyConflict::Theirs(row)) => {
                             return self
                                 .adopt_blocking_row(session, draft, &row, invocation)
@@ -459,7 +459,10 @@ impl Pipeline {
                     }
                 }
             }
-            if there.take().is_some_and(|state| state != RowState::Open) {
+            if existing_state
+                .take()
+                .is_some_and(|state| state != RowState::Open)
+            {
                 return draft.written();
             }
             let steps = match begun {

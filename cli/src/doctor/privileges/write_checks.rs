@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Found, USERS, text};
 use crate::doctor::check::Check;
-use crate::doctor::requirements::Wants;
+use crate::doctor::requirements::Requirements;
 
 pub(super) const CREATE: &str = "create emails";
 pub(super) const WRITE: &str = "three steps in one change set";
@@ -65,12 +65,14 @@ const APPENDS: [Append; 4] = [
     },
 ];
 
-pub(super) fn appends(wants: &Wants) -> impl Iterator<Item = &Append> {
-    APPENDS.iter().chain(wants.app.map(|app| &app.append))
+pub(super) fn appends(requirements: &Requirements) -> impl Iterator<Item = &Append> {
+    APPENDS
+        .iter()
+        .chain(requirements.app.map(|app| &app.append))
 }
 
 /// A test write.
-pub(super) struct Trial {
+pub(super) struct WriteCheck {
     pub(super) name: &'static str,
     /// Entity set, key column and key of the row that must not remain.
     pub(super) row: (&'static str, &'static str, Uuid),
@@ -82,7 +84,7 @@ pub(super) struct Trial {
     pub(super) needs: Option<&'static str>,
 }
 
-impl Trial {
+impl WriteCheck {
     /// Returns the creation of an email with `columns`, followed by the steps that `then` returns
     /// for its id.
     pub(super) fn email(
@@ -119,12 +121,16 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 /// Returns the test writes, and a skipped check for each one that there is no row to test with.
-pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>, Vec<Check>) {
+pub(super) fn write_checks(
+    who: &WhoAmI,
+    found: &Found,
+    requirements: &Requirements,
+) -> (Vec<WriteCheck>, Vec<Check>) {
     let nothing = |_: ActivityId| Vec::new();
     let mut skipped = Vec::new();
-    let mut trials = vec![
-        Trial::email(CREATE, "Create on Activity", &[], nothing),
-        Trial::email(WRITE, "Write and Append on Activity", &[], |id| {
+    let mut write_checks = vec![
+        WriteCheck::email(CREATE, "Create on Activity", &[], nothing),
+        WriteCheck::email(WRITE, "Write and Append on Activity", &[], |id| {
             let file = json!({
                 "activitymimeattachmentid": Uuid::new_v4(), "objectid_activitypointer@odata.bind": format!("/activitypointers({id})"),
                 "objecttypecode": "email", "filename": "doctor.txt", "mimetype": "text/plain", "body": "ZG9jdG9y",
@@ -135,11 +141,11 @@ pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>,
                 ProbeStep::Update(id, object(done)),
             ]
         }),
-        Trial::email(DELETE, "Delete on Activity", &[], |id| {
+        WriteCheck::email(DELETE, "Delete on Activity", &[], |id| {
             vec![ProbeStep::Delete(id)]
         }),
     ];
-    for append in appends(wants) {
+    for append in appends(requirements) {
         let rows = found.rows(append.from);
         let Some(target) = rows.and_then(|rows| text(rows.first()?, append.key)) else {
             let needs = rows.map_or(append.from, |_| "a row to test with");
@@ -153,14 +159,19 @@ pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>,
         } else {
             [(append.binding, Value::from(row))]
         };
-        trials.push(Trial::email(append.name, append.right, &columns, nothing));
+        write_checks.push(WriteCheck::email(
+            append.name,
+            append.right,
+            &columns,
+            nothing,
+        ));
     }
     let other = found.users(who).find_map(|user| text(user, "systemuserid"));
     match other {
         Some(user) => {
             let owner = json!(format!("/systemusers({user})"));
             let columns = [("ownerid@odata.bind", owner)];
-            trials.push(Trial::email(
+            write_checks.push(WriteCheck::email(
                 ASSIGN,
                 "Assign on Activity",
                 &columns,
@@ -169,19 +180,19 @@ pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>,
         }
         None => skipped.push(Check::skipped(ASSIGN, "another user to test with")),
     }
-    if wants.is_backdated() {
+    if requirements.is_backdated() {
         let columns = [("overriddencreatedon", json!("2020-02-02T00:00:00Z"))];
         let right = "prvOverrideCreatedOnCreatedBy (Override Created on or Created by), or set CREATED_ON to now";
-        trials.push(Trial::email(CREATED_ON, right, &columns, nothing));
+        write_checks.push(WriteCheck::email(CREATED_ON, right, &columns, nothing));
     }
-    if wants.contacts {
-        trials.extend(of_contacts());
+    if requirements.contacts {
+        write_checks.extend(of_contacts());
     }
-    (trials, skipped)
+    (write_checks, skipped)
 }
 
 /// Returns the creation of an account and of a contact, needed if the policy creates contacts.
-fn of_contacts() -> [Trial; 2] {
+fn of_contacts() -> [WriteCheck; 2] {
     let (account, contact) = (Uuid::new_v4(), Uuid::new_v4());
     let new_account = |id: Uuid| {
         let row = json!({"accountid": id, "name": "mailverse doctor: to be taken back"});
@@ -192,14 +203,14 @@ fn of_contacts() -> [Trial; 2] {
         "contactid": contact, "lastname": "mailverse doctor: to be taken back", "parentcustomerid_account@odata.bind": format!("/accounts({company})"),
     });
     [
-        Trial {
+        WriteCheck {
             name: ACCOUNTS,
             row: ("accounts", "accountid", account),
             steps: vec![new_account(account)],
             right: "Create on Account, needed by create_contacts in the policy",
             needs: None,
         },
-        Trial {
+        WriteCheck {
             name: CONTACTS,
             row: ("contacts", "contactid", contact),
             steps: vec![
