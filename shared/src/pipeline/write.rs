@@ -310,10 +310,10 @@ impl Pipeline {
             let written: HashSet<ActivityId> = finished.iter().filter_map(Finished::row).collect();
             // A copy whose first could not be written is tried itself: it may not contain what was
             // rejected.
-            let (existing_state, others): (Vec<_>, Vec<_>) = copies
+            let (already_written, others): (Vec<_>, Vec<_>) = copies
                 .into_iter()
                 .partition(|copy| written.contains(&copy.email.activity_id));
-            finished.extend(existing_state.into_iter().map(EmailDraft::already_existed));
+            finished.extend(already_written.into_iter().map(EmailDraft::already_existed));
             drafts = others;
         }
     }
@@ -431,8 +431,8 @@ impl Pipeline {
         self.resume_write(session, draft, None, invocation).await
     }
 
-    /// Writes a message request by request, from where an earlier run stopped. `existing_state` is the state
-    /// of its row if the row was just read; `None` to create it.
+    /// Writes a message request by request, from where an earlier run stopped. `existing_state` is
+    /// the state of its row if the row was just read; `None` to create it.
     async fn resume_write(
         &self,
         session: &Session,
