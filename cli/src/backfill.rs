@@ -7,8 +7,8 @@
 //! completely; 1 if a mailbox failed or is parked, or messages are dead; 2 for bad usage, or if the
 //! function does not answer.
 
-mod moment;
 mod progress;
+mod time_argument;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,8 +22,8 @@ use mailverse::ledger::backfill_runs::{RunId, TaskState};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::moment::Moment;
 use self::progress::{Bars, mailboxes, summary};
+use self::time_argument::Moment;
 use crate::function::{Function, FunctionError};
 use crate::terminal;
 

@@ -7,10 +7,10 @@
 //! | Is the ledger table set up correctly? Is the stored policy valid? Do the queues exist, without dead letters? | `doctor/aws.rs` |
 //! | Does Nylas accept the API key? Are the mailboxes signed in? | `doctor/nylas.rs` |
 //! | Which mailboxes take part, and why? | `doctor/mailboxes.rs` |
-//! | Do notifications arrive unchanged? | `webhook/verify.rs`, `webhook/probe.rs` |
+//! | Do notifications arrive unchanged? | `webhook/verify.rs`, `webhook/signed_probe.rs` |
 //! | Does Dataverse accept the token? What does the role allow? What are the organisation's limits? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
 //! | Which further privileges do the policy and the settings need? | `doctor/requirements.rs` |
-//! | Can a whole email be written, and in which write mode? (`--probe-write`) | `doctor/probe.rs` |
+//! | Can a whole email be written, and in which write mode? (`--probe-write`) | `doctor/test_email.rs` |
 //!
 //! A check that depends on a broken one is skipped, so that one cause gives one broken line.
 //! Without `--probe-write` nothing is changed anywhere: test writes are sent in change sets that
@@ -25,8 +25,8 @@ mod dataverse;
 mod mailboxes;
 mod nylas;
 mod privileges;
-mod probe;
 mod requirements;
+mod test_email;
 
 use std::process::ExitCode;
 
@@ -41,7 +41,7 @@ use self::check::{Check, Report};
 use self::requirements::Requirements;
 use crate::services::{DataverseSettings, NylasSettings};
 use crate::terminal;
-use crate::webhook::rotation::StoredSecret;
+use crate::webhook::secret_rotation::StoredSecret;
 use crate::webhook::{is_receiver, verify};
 
 /// Checks everything that the sync needs, from settings and secrets to Dataverse and the queues.

@@ -8,9 +8,9 @@
 //! Exit status: 0 if the message was found; 1 if not; 2 for bad usage, or if AWS or a configured
 //! service does not answer.
 
-mod find;
-mod people;
+mod addresses;
 mod report;
+mod search;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -24,8 +24,8 @@ use mailverse::ledger::messages::LedgerError;
 use mailverse::mailboxes::{self, AllowList};
 use serde_json::json;
 
-use self::find::Finder;
-use self::people::Names;
+use self::addresses::Names;
+use self::search::Finder;
 use crate::aws::{self, AwsError};
 use crate::services::{DataverseSettings, NylasSettings};
 use crate::terminal::{self, printable};

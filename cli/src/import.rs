@@ -20,11 +20,11 @@
 //! Exit status: 0 if every object was imported or skipped by a rule; 1 if an object was not; 2 for
 //! bad usage, an unusable file, a missing confirmation, or a service that does not answer.
 
+mod contacts;
+mod dry_run_rows;
 mod messages;
-mod people;
 mod report;
-mod rows;
-mod saved;
+mod saved_files;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -46,11 +46,11 @@ use mailverse::policy::cache::{PolicyError, PolicySource};
 use mailverse::rate_limit::ApplicationUser;
 use serde_json::Value;
 
+use self::dry_run_rows::Rows;
 use self::report::Report;
-use self::rows::Rows;
-use self::saved::{FileError, Kind, SavedFile};
+use self::saved_files::{FileError, Kind, SavedFile};
 use crate::aws::{self, AwsError};
-use crate::replay::ledger::{EmbeddedError, EmbeddedLedger};
+use crate::replay::embedded_ledger::{EmbeddedError, EmbeddedLedger};
 use crate::terminal::{self, Answer, printable};
 
 /// The time limit of one batch: less than the lease of a claim.
@@ -160,7 +160,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ImportError> {
     let mut report = Report::new(&files);
     let progress = progress_bar(messages + contacts);
     importer
-        .import_people(&files, &mut report, &progress)
+        .import_contacts(&files, &mut report, &progress)
         .await?;
     importer
         .import_messages(&files, &mut report, &progress)

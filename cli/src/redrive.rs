@@ -19,7 +19,7 @@ use futures_util::{StreamExt, stream};
 use mailverse::clients::aws::queue::{QueueError, SqsQueue, SyncQueue};
 use mailverse::env::{self, Settings, SettingsError};
 use mailverse::ledger::State;
-use mailverse::ledger::attention::Attention;
+use mailverse::ledger::attention_index::Attention;
 use mailverse::ledger::messages::{Ledger, LedgerError};
 use mailverse::model::ids::MessageKey;
 use mailverse::model::sync_request::{SyncRequest, Trigger};

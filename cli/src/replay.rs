@@ -10,9 +10,9 @@
 //! Exit status: 0 if every message was written or skipped; 1 if a message was not, or an event was
 //! rejected; 2 for bad usage or a path that cannot be read.
 
+pub(crate) mod embedded_ledger;
 mod event;
 mod harness;
-pub(crate) mod ledger;
 mod mailboxes;
 mod report;
 

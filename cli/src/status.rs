@@ -21,7 +21,7 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use mailverse::env::{self, Settings, SettingsError};
 use mailverse::ledger::State;
-use mailverse::ledger::attention::Attention;
+use mailverse::ledger::attention_index::Attention;
 use mailverse::ledger::messages::LedgerError;
 use mailverse::rate_limit::ApplicationUser;
 

@@ -13,9 +13,9 @@
 //! it created the destination, found something broken; 2 for bad usage, or if a service refused or
 //! did not answer.
 
-mod front_end;
-mod probe;
-pub(crate) mod rotation;
+mod rest_api_detection;
+pub(crate) mod secret_rotation;
+mod signed_probe;
 pub(crate) mod verify;
 
 use std::io::Write;
@@ -31,8 +31,8 @@ use mailverse::env::{self, Settings, SettingsError};
 use serde_json::{Value, json};
 use url::Url;
 
-use self::front_end::RestApi;
-use self::rotation::{Announced, StoreError, StoredSecret, TakenBack};
+use self::rest_api_detection::RestApi;
+use self::secret_rotation::{Announced, StoreError, StoredSecret, TakenBack};
 use crate::aws::{self, AwsError};
 use crate::doctor::check::{Check, Report};
 use crate::services::NylasSettings;
@@ -292,11 +292,11 @@ impl Webhook {
     ///
     /// A URL that does not answer counts as none: Nylas challenges it next and rejects it.
     async fn rest_api(&self) -> Option<RestApi> {
-        if let Some(found) = front_end::rest_api_by_address(&self.url) {
+        if let Some(found) = rest_api_detection::rest_api_by_address(&self.url) {
             return Some(found);
         }
         let answer = verify::ask(&self.http, &self.url, "front-end").await.ok()?;
-        front_end::rest_api_by_answer(answer.headers())
+        rest_api_detection::rest_api_by_answer(answer.headers())
     }
 
     async fn path(&self, compressed: bool) -> Vec<Check> {

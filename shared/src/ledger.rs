@@ -16,7 +16,7 @@
 //!
 //! The states of a message and the rule that decides a claim are in [`claim_rule`].
 
-pub mod attention;
+pub mod attention_index;
 pub mod backfill_runs;
 pub mod claim_rule;
 pub mod decisions;

@@ -14,8 +14,8 @@ use serde_json::json;
 use sync_worker::Worker;
 use tokio::task::JoinSet;
 use webhook_receiver::Receiver;
-use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;
+use webhook_receiver::webhook_secrets::WebhookSecrets;
 
 use crate::company::{Company, LIVE, WARM_UP, pass};
 use crate::queue::{Message, Queue};

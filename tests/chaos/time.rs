@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, stream};
 use mailverse::ledger::LEASE;
-use mailverse::ledger::attention::OVERDUE;
+use mailverse::ledger::attention_index::OVERDUE;
 use rand::Rng;
 
 use crate::cloud::TABLE;

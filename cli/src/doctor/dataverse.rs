@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::check::{Check, judged};
 use super::requirements::Requirements;
-use super::{DoctorError, SETTINGS, privileges, probe, skip};
+use super::{DoctorError, SETTINGS, privileges, skip, test_email};
 use crate::services::DataverseSettings;
 
 const TOKEN: &str = "dataverse token";
@@ -43,7 +43,7 @@ pub(super) async fn examine(
         privileges::skip_all(requirements, checks, needs);
         skip(checks, &[FILES, LENGTH], needs);
         if probe_write {
-            skip(checks, &[probe::WRITE], needs);
+            skip(checks, &[test_email::WRITE], needs);
         }
     };
     let Some(settings) = settings else {
@@ -104,7 +104,7 @@ pub(super) async fn examine(
     checks.push(files(&client, &session).await);
     checks.push(lengths(&client, &session).await);
     if probe_write {
-        probe::write(&client, &session, requirements, checks).await;
+        test_email::write(&client, &session, requirements, checks).await;
     }
     Ok(())
 }

@@ -8,12 +8,12 @@ use mailverse::ledger::State;
 use mailverse::ledger::decisions::{DecidedRow, StoredMessage};
 use serde_json::{Value, json};
 
-use super::people::Names;
+use super::addresses::Names;
 use crate::terminal::printable;
 
 /// Returns the stored state and decision of a message, never with addresses.
 ///
-/// If our row was replaced by another client's row, `decision.row` is `replaced_row` instead of
+/// If our row was replaced by another client's row, `decision.row` is `gave_way` instead of
 /// `ours`.
 pub(super) fn json(stored_message: &StoredMessage) -> Value {
     // Passed through as it is stored, so that fields of a later build are not lost.

@@ -18,7 +18,7 @@ use mailverse::pipeline::{Delivery, Processed};
 use serde_json::Value;
 
 use super::report::{At, Report};
-use super::saved::{Kind, SavedFile};
+use super::saved_files::{Kind, SavedFile};
 use super::{ImportError, Importer};
 
 /// The batch size. Large enough to need few requests, small enough that the attachments are fetched

@@ -11,7 +11,7 @@ use mailverse::pipeline::Processed;
 use mailverse::pipeline::contact_import::CardOutcome;
 use serde_json::{Value, json};
 
-use super::saved::SavedFile;
+use super::saved_files::SavedFile;
 use crate::terminal::printable;
 
 /// How many notes the text shows at most; `--json` has them all.

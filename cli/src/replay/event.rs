@@ -17,7 +17,7 @@ use mailverse::clients::nylas::wire;
 use mailverse::model::sync_request::SyncRequest;
 use serde_json::{Value, json};
 use webhook_receiver::LARGEST_BODY;
-use webhook_receiver::inflate::gunzip;
+use webhook_receiver::gunzip::gunzip;
 
 /// One saved event.
 pub(crate) struct SavedEvent {

@@ -36,12 +36,12 @@ use serde_json::{Value, json};
 use sync_worker::{Worked, Worker};
 use url::Url;
 use webhook_receiver::event::EventError;
-use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::{HEADER, Key};
+use webhook_receiver::webhook_secrets::WebhookSecrets;
 use webhook_receiver::{Received, Receiver};
 
+use super::embedded_ledger::{EmbeddedError, EmbeddedLedger};
 use super::event::SavedEvent;
-use super::ledger::{EmbeddedError, EmbeddedLedger};
 use super::mailboxes::{self, PLACEHOLDER};
 
 /// The contacts, accounts and leads of the emulated organisation. Its users are created from the

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use mailverse::ledger::State;
-use mailverse::ledger::attention::Attention;
+use mailverse::ledger::attention_index::Attention;
 use mailverse::ledger::pauses::Pause;
 use serde_json::{Value, json};
 

@@ -1,16 +1,16 @@
 //! Checks that notifications from Nylas arrive: the destination, its secret, the receiver behind
 //! the URL, and everything between.
 //!
-//! A probe (`probe.rs`) needs the secret and a receiver that answers. If one of them is broken, the
-//! probe is skipped.
+//! A probe (`signed_probe.rs`) needs the secret and a receiver that answers. If one of them is
+//! broken, the probe is skipped.
 
 use mailverse::clients::nylas::webhooks::Destination;
 use uuid::Uuid;
 use webhook_receiver::notification::HANDLED;
 use webhook_receiver::signature::Key;
 
-use super::probe;
-use super::rotation::{StoreError, StoredSecret};
+use super::secret_rotation::{StoreError, StoredSecret};
+use super::signed_probe;
 use crate::doctor::SETTINGS;
 use crate::doctor::check::{Check, judged};
 
@@ -106,9 +106,11 @@ pub(crate) async fn delivery_path(
     };
     let mut reachable = !answers.is_broken();
     let mut checks = vec![answers, stored];
-    for packing in probe::packings(compressed) {
+    for packing in signed_probe::packings(compressed) {
         let check = match (url, &key) {
-            (Some(url), Some(key)) if reachable => probe::probe(http, url, key, *packing).await,
+            (Some(url), Some(key)) if reachable => {
+                signed_probe::probe(http, url, key, *packing).await
+            }
             _ => Check::skipped(packing.check(), needs),
         };
         if reachable && check.is_broken() {

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | from the schedule | plans a run: puts a task for each mailbox on the backfill queue | `plan.rs` |
 //! | from an operator, directly or through the function's URL | does the same for the mailboxes in the request, or reports the progress of a run | `request.rs` |
-//! | from the backfill queue | works on a task, page by page, and queues it again when time is short | `work.rs`, `page.rs` |
+//! | from the backfill queue | works on a task, page by page, and queues it again when time is short | `list_mailbox.rs`, `page.rs` |
 //!
 //! A scheduled run finds messages that webhooks missed, processes messages that are waiting in the
 //! ledger, and looks for rows that other clients wrote after ours. Waiting messages are processed
@@ -15,13 +15,13 @@
 
 pub mod config;
 mod event;
+pub mod list_mailbox;
+mod list_position;
 mod page;
 pub mod plan;
-mod position;
 pub mod request;
 pub mod task;
 pub mod task_error;
-pub mod work;
 
 use std::time::Duration;
 

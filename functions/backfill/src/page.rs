@@ -12,7 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use mailverse::clients::aws::queue::SyncQueue;
 use mailverse::clients::nylas::Page;
-use mailverse::ledger::attention::OVERDUE;
+use mailverse::ledger::attention_index::OVERDUE;
 use mailverse::ledger::backfill_runs::Coverage;
 use mailverse::ledger::{Claim, ClaimRequest, State, decide_claim};
 use mailverse::model::ids::MessageKey;

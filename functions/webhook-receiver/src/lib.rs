@@ -8,7 +8,7 @@
 //! | `GET ?challenge=…` | 200, the value of the challenge and nothing else | |
 //! | `GET` without a challenge | 400 | |
 //! | `POST` of a new or changed message | 200, once the queue has its ids | |
-//! | the same from another application, older than a week, or queued within a day ([`filter`]) | 200, counted | |
+//! | the same from another application, older than a week, or queued within a day ([`notification_filter`]) | 200, counted | |
 //! | `POST` of a type that is not handled | 200, counted | |
 //! | `POST` of our own probe ([`probe`]) | 200, "probe" | |
 //! | a body over 4 MiB, by its `Content-Length` or its actual size, or over 8 MiB decompressed | 413 | no |
@@ -20,8 +20,8 @@
 //! | any other method | 405 | |
 //!
 //! A `POST` is processed in this order: size, signature over the raw bytes ([`signature`],
-//! [`secrets`]), decompression, parsing ([`notification`]), filter ([`filter`]), queue. Logs
-//! contain ids, never content.
+//! [`webhook_secrets`]), decompression, parsing ([`notification`]), filter
+//! ([`notification_filter`]), queue. Logs contain ids, never content.
 //!
 //! A body was visibly changed if its `Content-Encoding` is gzip but it does not begin like gzip: a
 //! gateway decompressed it or converted it to text. Its signature cannot match, and Nylas never
@@ -31,13 +31,13 @@
 
 pub mod config;
 pub mod event;
-pub mod filter;
-pub mod inflate;
+pub mod gunzip;
 pub mod notification;
+pub mod notification_filter;
 pub mod probe;
-pub mod recent;
-pub mod secrets;
+pub mod recent_notifications;
 pub mod signature;
+pub mod webhook_secrets;
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -50,11 +50,11 @@ use mailverse::clients::aws::queue::{QueueError, SyncQueue};
 use mailverse::model::sync_request::SyncRequest;
 use mailverse::telemetry::{Count, count};
 
-use crate::filter::{Filter, Unwanted};
-use crate::inflate::InflateError;
+use crate::gunzip::InflateError;
 use crate::notification::{MessageNotification, Notification, NotificationError};
-use crate::secrets::{Checked, SecretsUnavailable, WebhookSecrets};
+use crate::notification_filter::{Filter, Unwanted};
 use crate::signature::{Signature, VerifiedBody};
+use crate::webhook_secrets::{Checked, SecretsUnavailable, WebhookSecrets};
 
 /// The largest body that is accepted, before decompression: 4 MiB.
 ///

@@ -11,8 +11,8 @@ use lambda_http::{Request, service_fn};
 use mailverse::clients::aws::queue::SqsQueue;
 use webhook_receiver::Receiver;
 use webhook_receiver::config::Config;
-use webhook_receiver::filter::Filter;
-use webhook_receiver::secrets::WebhookSecrets;
+use webhook_receiver::notification_filter::Filter;
+use webhook_receiver::webhook_secrets::WebhookSecrets;
 
 /// The longest call to AWS. A delivery makes at most three (two versions of the secret, one queue
 /// message), and Nylas closes the connection after 10 seconds: it should get our 503 before that.

@@ -44,7 +44,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inflate::gunzip;
+    use crate::gunzip::gunzip;
 
     #[test]
     fn a_probe_is_json_that_changes_if_it_is_serialised_again() {

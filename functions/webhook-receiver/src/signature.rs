@@ -13,7 +13,8 @@
 //! - The signed text contains no time and no nonce, so a recorded delivery can be replayed. That is
 //!   harmless: it names a message, and processing the same message again changes nothing.
 //!
-//! For the source of the secrets see [`crate::secrets`]. Source of the rule: Nylas facts §3.
+//! For the source of the secrets see [`crate::webhook_secrets`]. Source of the rule: Nylas facts
+//! §3.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,7 +24,7 @@ use http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
-use crate::inflate::{InflateError, gunzip};
+use crate::gunzip::{InflateError, gunzip};
 
 /// The header with the signature; header names are case-insensitive.
 pub const HEADER: &str = "x-nylas-signature";

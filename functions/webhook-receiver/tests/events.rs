@@ -16,8 +16,8 @@ use lambda_http::Request;
 use mailverse::clients::aws::queue::MemoryQueue;
 use mailverse::model::sync_request::SyncRequest;
 use serde_json::{Value, json};
-use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;
+use webhook_receiver::webhook_secrets::WebhookSecrets;
 use webhook_receiver::{Receiver, RequestOutcome, event};
 
 /// The kind of a file's content.

@@ -10,8 +10,8 @@ use http::{HeaderValue, Method};
 use lambda_http::{Body, Request};
 use mailverse::clients::aws::queue::MemoryQueue;
 use webhook_receiver::Receiver;
-use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;
+use webhook_receiver::webhook_secrets::WebhookSecrets;
 
 const SECRET: &str = "hush-hush";
 const CREATED: &str = r#"{"type":"message.created","data":{"object":{"id":"m-1","grant_id":"g-1","subject":"private"}}}"#;

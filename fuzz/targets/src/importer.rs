@@ -6,7 +6,7 @@ use mailverse::clients::nylas::wire;
 use mailverse::model::ids::GrantId;
 use mailverse::resolve::contacts::card::new_contact;
 
-use crate::saved::{Kind, SavedFile};
+use crate::saved_files::{Kind, SavedFile};
 
 /// Takes the file apart, and reads its messages and contacts as the importer does.
 ///

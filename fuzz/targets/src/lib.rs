@@ -18,10 +18,10 @@ pub mod importer;
 pub mod message_rows;
 pub mod notification;
 pub mod references;
-#[expect(dead_code, reason = "reading from a path is the command's")]
-#[path = "../../../cli/src/import/saved.rs"]
-mod saved;
 pub mod saved_event;
+#[expect(dead_code, reason = "reading from a path is the command's")]
+#[path = "../../../cli/src/import/saved_files.rs"]
+mod saved_files;
 pub mod smoke;
 
 /// A fuzz target.

@@ -8,7 +8,7 @@
 //! | names to bind a row by, lengths of text columns | [`metadata`] |
 //! | types of rows and records | [`records`] |
 //! | reading and writing emails | [`email_row`], [`emails`], [`duplicate_removal`] |
-//! | query strings | [`odata`] |
+//! | query strings, and reading all pages of an answer | [`odata`], `query` |
 //! | how many queries one `$batch` holds | `lookup_size` |
 //! | checks of `mailverse doctor` | [`probes`] |
 //! | writes that are recorded instead of sent | [`dry_run`] |
@@ -28,6 +28,7 @@ mod lookup_size;
 pub mod metadata;
 pub mod odata;
 pub mod probes;
+mod query;
 pub mod records;
 pub mod session;
 

@@ -13,7 +13,7 @@
 //! | `failures` | N | how many attempts failed or did not finish. A claim counts its attempt in advance; settling it as postponed subtracts it again. Absent when written, skipped or settled as dead |
 //! | `claimable` | BOOL | while dead: its attempts ran out, or the last one is running; it may be claimed again |
 //! | `awaits_dead_letter` | BOOL | while `claimable`: the deliveries that its queue message has left do not claim it |
-//! | `attention` | S | `waiting` or `dead`, like `state`; absent in the other two states. Key of the sparse index ([`super::attention`]) |
+//! | `attention` | S | `waiting` or `dead`, like `state`; absent in the other two states. Key of the sparse index ([`super::attention_index`]) |
 //! | `since_ms` | N | since when it has been waiting or dead, Unix milliseconds; present together with `attention` |
 //! | `reason` | S | the rule, the error or the omissions, without content |
 //! | `activity_id` | S | the row in Dataverse, once written. Key of the index by row ([`super::decisions`]) |

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 use super::messages::LedgerError;
-use super::{attention, decisions};
+use super::{attention_index, decisions};
 use crate::clients::aws;
 
 /// Creates the table `name` with the keys, the indexes and the TTL attribute of the template. An
@@ -30,7 +30,7 @@ pub async fn create(client: &Client, name: &str) -> Result<(), LedgerError> {
     let attention_keys = keys(&["attention", "since_ms"]).map_err(not_built)?;
     let activity_keys = keys(&["activity_id"]).map_err(not_built)?;
     let indexes = vec![
-        index(attention::INDEX, attention_keys, ProjectionType::All)?,
+        index(attention_index::INDEX, attention_keys, ProjectionType::All)?,
         index(decisions::INDEX, activity_keys, ProjectionType::KeysOnly)?,
     ];
     let call = client

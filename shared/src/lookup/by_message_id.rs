@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::request::with_message_id;
 use crate::clients::dataverse::DataverseClient;
 use crate::clients::dataverse::error::DataverseError;
-use crate::clients::dataverse::odata::{row, rows};
+use crate::clients::dataverse::odata::row;
 use crate::clients::dataverse::records::{EMAIL_COLUMNS, ExistingEmail, existing_email};
 use crate::clients::dataverse::session::Session;
 use crate::model::ids::{ActivityId, InternetMessageId};
@@ -19,7 +19,7 @@ impl DataverseClient {
     ///
     /// # Errors
     /// [`DataverseError`]: the rows are unknown.
-    pub async fn carriers(
+    pub async fn activity_ids_by_message_id(
         &self,
         session: &Session,
         id: &InternetMessageId,
@@ -42,9 +42,9 @@ impl DataverseClient {
         if terms.is_empty() {
             return Ok(Vec::new());
         }
-        let path = rows("emails", EMAIL_COLUMNS, &terms.join(" or "));
-        let first = self.read_json(session, &path).await?;
-        let found = self.pages_from(session, first).await?;
+        let found: Vec<Value> = self
+            .query(session, "emails", EMAIL_COLUMNS, &terms.join(" or "))
+            .await?;
         // Dataverse compares without case, but Message-IDs may differ only in case.
         let same = |row: &&Value| {
             let stored = row.get("messageid").and_then(Value::as_str);
@@ -63,7 +63,7 @@ impl DataverseClient {
     /// [`DataverseError`]: the body may be readable later.
     pub async fn body(&self, session: &Session, id: ActivityId) -> Result<String, DataverseError> {
         let path = format!("{}?$select=description", row("emails", id.uuid()));
-        let body = match self.read_json(session, &path).await {
+        let body = match self.get_json(session, &path).await {
             Ok(found) => found
                 .get("description")
                 .and_then(Value::as_str)
@@ -86,18 +86,10 @@ impl DataverseClient {
         id: Uuid,
     ) -> Result<bool, DataverseError> {
         let path = format!("{}?$select={key}", row(set, id));
-        match self.read_json(session, &path).await {
+        match self.get_json(session, &path).await {
             Ok(_) | Err(DataverseError::Rejected { .. }) => Ok(true),
             Err(DataverseError::Stale { .. }) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    async fn read_json(&self, session: &Session, path: &str) -> Result<Value, DataverseError> {
-        let answer = self
-            .call(session, reqwest::Method::GET, path, None, None)
-            .await?;
-        serde_json::from_slice(&answer)
-            .map_err(|_| crate::clients::dataverse::error::unreadable("a query's answer"))
     }
 }

@@ -90,7 +90,12 @@ impl OpenRowsQuery {
     }
 
     /// Adds each row to the customers that it belongs to.
-    fn read(&self, page: &[Value], customers: &BTreeSet<PartyReference>, found: &mut LookupResult) {
+    fn add_open_rows(
+        &self,
+        page: &[Value],
+        customers: &BTreeSet<PartyReference>,
+        found: &mut LookupResult,
+    ) {
         for row in page {
             let Some(id) = guid(row, &self.key) else {
                 continue;
@@ -158,8 +163,8 @@ impl DataverseClient {
                 match about {
                     About::App => match (body, open_rows) {
                         (Some(body), Some(table)) => {
-                            let all = self.pages_from(session, body).await?;
-                            table.read(&all, &lookup_request.customers, found);
+                            let all = self.with_next_pages(session, body).await?;
+                            table.add_open_rows(&all, &lookup_request.customers, found);
                         }
                         _ => refuse_app(lookup_request, found),
                     },

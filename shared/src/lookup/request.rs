@@ -2,14 +2,11 @@
 //!
 //! One `$batch` of queries, or several if one would take too long. The result is [`LookupResult`].
 
-use std::collections::{BTreeSet, HashSet};
-
-use serde_json::Value;
+use std::collections::BTreeSet;
 
 use super::related_emails;
 use super::result::LookupResult;
 use crate::clients::dataverse::DataverseClient;
-use crate::clients::dataverse::batch::BatchPart;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names::TableNames;
 use crate::clients::dataverse::odata::{any_of, literal, rows};
@@ -123,46 +120,6 @@ impl DataverseClient {
             }
         }
         Ok(found)
-    }
-
-    /// Returns the rows of a query's answer and of all pages after it.
-    pub(crate) async fn all_rows(
-        &self,
-        session: &Session,
-        answer: &BatchPart,
-    ) -> Result<Vec<Value>, DataverseError> {
-        if !answer.is_success() {
-            return Err(crate::clients::dataverse::error::part_error(answer));
-        }
-        let first = serde_json::from_slice(&answer.body);
-        let first =
-            first.map_err(|_| crate::clients::dataverse::error::unreadable("a query's answer"))?;
-        self.pages_from(session, first).await
-    }
-
-    /// Returns the rows of a page and of all pages after it.
-    pub(crate) async fn pages_from(
-        &self,
-        session: &Session,
-        first: Value,
-    ) -> Result<Vec<Value>, DataverseError> {
-        let unreadable = || crate::clients::dataverse::error::unreadable("a query's answer");
-        let mut page = first;
-        let mut all = Vec::new();
-        let mut seen = HashSet::new();
-        loop {
-            let rows = page.get_mut("value").and_then(Value::as_array_mut);
-            all.append(rows.ok_or_else(unreadable)?);
-            let Some(next) = page.get("@odata.nextLink").and_then(Value::as_str) else {
-                return Ok(all);
-            };
-            if !seen.insert(next.to_owned()) {
-                return Err(crate::clients::dataverse::error::unreadable(
-                    "a link to a page that was already read",
-                ));
-            }
-            page = self.next_page(session, next).await?;
-        }
     }
 }
 

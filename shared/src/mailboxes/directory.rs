@@ -61,12 +61,12 @@ impl Mailboxes {
     /// Creates the list of these grants, all of which take part.
     #[must_use]
     pub fn new(grants: &[Grant]) -> Self {
-        Self::selected(grants, &[])
+        Self::with_excluded(grants, &[])
     }
 
     /// Creates the list of `grants`, which take part, and of `excluded`, which do not.
     #[must_use]
-    pub fn selected(grants: &[Grant], excluded: &[Grant]) -> Self {
+    pub fn with_excluded(grants: &[Grant], excluded: &[Grant]) -> Self {
         let ids = |grants: &[Grant], takes_part| {
             let ids = grants.iter().map(|grant| (grant.id.clone(), takes_part));
             ids.collect::<Vec<_>>()
@@ -208,7 +208,7 @@ impl MailboxDirectory {
             .buffered(ALIAS_CALLS)
             .try_collect()
             .await?;
-        let fresh = Arc::new(Mailboxes::selected(&grants, &excluded));
+        let fresh = Arc::new(Mailboxes::with_excluded(&grants, &excluded));
         *kept = Some((now, Arc::clone(&fresh)));
         Ok(fresh)
     }
@@ -304,7 +304,7 @@ mod tests {
         let grants = |email| wire::grant(&json!({"id": email, "email": email})).into_iter();
         let ours: Vec<Grant> = grants("ada@ours.example").collect();
         let external_row: Vec<Grant> = grants("eve@theirs.example").collect();
-        let mailboxes = Mailboxes::selected(&ours, &external_row);
+        let mailboxes = Mailboxes::with_excluded(&ours, &external_row);
         let of = |id: &str| mailboxes.participation(&id.parse().unwrap());
         assert_eq!(of("ada@ours.example"), Participation::In);
         assert_eq!(of("eve@theirs.example"), Participation::Excluded);

@@ -381,8 +381,12 @@ impl Pipeline {
                             // Another worker wrote it, or this one before it died: add whatever is
                             // missing.
                             Ok(KeyConflict::Ours(row)) => {
-                                let end =
-                                    self.resume_write(session, draft, Some(row.state), invocation);
+                                let end = self.write_stepwise_from(
+                                    session,
+                                    draft,
+                                    Some(row.state),
+                                    invocation,
+                                );
                                 // Boxed, because it is rare and would make every write's future
                                 // larger.
                                 finished.push(Box::pin(end).await);
@@ -428,12 +432,13 @@ impl Pipeline {
         draft: EmailDraft,
         invocation: &Invocation,
     ) -> Finished {
-        self.resume_write(session, draft, None, invocation).await
+        self.write_stepwise_from(session, draft, None, invocation)
+            .await
     }
 
     /// Writes a message request by request, from where an earlier run stopped. `existing_state` is
     /// the state of its row if the row was just read; `None` to create it.
-    async fn resume_write(
+    async fn write_stepwise_from(
         &self,
         session: &Session,
         mut draft: EmailDraft,

@@ -270,7 +270,7 @@ pub fn plan<'a>(
             match company::of_domain(companies, &domain, ambiguous) {
                 Company::There(id) => Some(id),
                 Company::New => {
-                    let account = account(&domain)?;
+                    let account = new_account_row(&domain)?;
                     let id = account.record.id;
                     accounts.insert(domain, account);
                     Some(id)
@@ -316,12 +316,12 @@ fn contact(address: &EmailAddress, name: &Name, company: Option<Uuid>) -> NewCon
 }
 
 /// Returns the row of a new company; `None` if its domain does not fit the column.
-fn account(domain: &str) -> Option<NewRow> {
-    account_of(domain, &readable_domain(domain))
+fn new_account_row(domain: &str) -> Option<NewRow> {
+    named_account_row(domain, &readable_domain(domain))
 }
 
 /// Returns the row of a new company with this name; `None` if its domain does not fit the column.
-fn account_of(domain: &str, name: &str) -> Option<NewRow> {
+fn named_account_row(domain: &str, name: &str) -> Option<NewRow> {
     let id = account_id(domain);
     let website = format!("https://{domain}");
     if length(&website) > LONGEST_WEBSITE {

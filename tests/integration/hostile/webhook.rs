@@ -4,8 +4,8 @@ use mailverse::clients::aws::queue::MemoryQueue;
 use mailverse::model::sync_request::SyncRequest;
 use webhook_receiver::Receiver;
 use webhook_receiver::event::request;
-use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;
+use webhook_receiver::webhook_secrets::WebhookSecrets;
 
 use super::corpus::corpus;
 use crate::test_organisation::{ADA, key};

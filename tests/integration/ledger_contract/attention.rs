@@ -1,7 +1,7 @@
 //! Contract of the attention index: which messages it lists, and how they are tried again.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::ledger::attention::Attention;
+use mailverse::ledger::attention_index::Attention;
 use mailverse::ledger::messages::StoredOutcome;
 use mailverse::ledger::{Claim, ClaimRequest, State};
 

@@ -130,7 +130,7 @@ impl Cached {
     }
 
     /// Returns the new cache entry after the store was read again.
-    fn after(self, read: Result<SecretString, SecretError>, now: DateTime<Utc>) -> Self {
+    fn after_read(self, read: Result<SecretString, SecretError>, now: DateTime<Utc>) -> Self {
         let asked_again_at = Some(now);
         match read {
             Ok(value) => Self {
@@ -187,7 +187,7 @@ impl SecretSource {
         // layout computation.
         let read = Box::pin(read_required(client, id)).await;
         let kept = match (known.kept.take(), read) {
-            (Some(kept), read) => kept.after(read, now),
+            (Some(kept), read) => kept.after_read(read, now),
             (None, Ok(value)) => Cached {
                 value,
                 read_at: now,
@@ -368,7 +368,7 @@ mod tests {
         let mut kept = kept();
         kept.doubtful = true;
         assert!(!kept.suffices(at(1)), "the first refusal");
-        let mut kept = kept.after(Ok("new".into()), at(1));
+        let mut kept = kept.after_read(Ok("new".into()), at(1));
         assert!(kept.suffices(at(2)) && kept.value.expose_secret() == "new");
         kept.doubtful = true;
         assert!(kept.suffices(at(60)), "refused again");
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_failed_read_keeps_the_cached_secret_and_is_retried_once_a_minute() {
-        let kept = kept().after(Err(failure()), at(3_600));
+        let kept = kept().after_read(Err(failure()), at(3_600));
         assert_eq!(kept.value.expose_secret(), "old");
         assert!(kept.suffices(at(3_659)));
         assert!(!kept.suffices(at(3_660)));

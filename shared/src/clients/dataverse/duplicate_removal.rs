@@ -3,18 +3,29 @@
 use std::collections::HashMap;
 
 use reqwest::Method;
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::DataverseClient;
 use super::error::DataverseError;
-use super::odata::{row, rows};
-use super::records::{ExistingEmail, RowState, guid};
+use super::odata::row;
+use super::records::{ExistingEmail, RowState};
 use super::session::Session;
 use crate::model::ids::ActivityId;
 
 /// A file of a row, as far as files of two rows can be compared: name in lower case, and size in
 /// bytes if known.
 pub type File = (String, Option<i64>);
+
+/// The columns of an attachment by which it is compared. Dataverse omits what has no value.
+#[derive(Deserialize)]
+struct AttachmentInfo {
+    filename: Option<String>,
+    filesize: Option<i64>,
+    #[serde(rename = "_objectid_value")]
+    email_id: Option<Uuid>,
+}
 
 /// How a row was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,36 +83,23 @@ impl DataverseClient {
             .iter()
             .map(|email| format!("_objectid_value eq {email}"))
             .collect();
-        let mut path = rows(
-            "activitymimeattachments",
-            "filename,filesize,_objectid_value",
-            &of_emails.join(" or "),
-        );
+        let attachments: Vec<AttachmentInfo> = self
+            .query(
+                session,
+                "activitymimeattachments",
+                "filename,filesize,_objectid_value",
+                &of_emails.join(" or "),
+            )
+            .await?;
         let mut files: HashMap<ActivityId, Vec<File>> = HashMap::new();
-        loop {
-            let body = self.call(session, Method::GET, &path, None, None).await?;
-            let page: Value = serde_json::from_slice(&body)
-                .map_err(|_| super::error::unreadable("a page of rows"))?;
-            let found = page.get("value").and_then(Value::as_array);
-            for row in found.ok_or_else(|| super::error::unreadable("a page of rows"))? {
-                let name = row.get("filename").and_then(Value::as_str);
-                let Some(email) = guid(row, "_objectid_value").map(ActivityId::new) else {
-                    continue;
-                };
-                let size = row.get("filesize").and_then(Value::as_i64);
-                let file = (name.unwrap_or_default().to_lowercase(), size);
-                files.entry(email).or_default().push(file);
-            }
-            let next = page.get("@odata.nextLink").and_then(Value::as_str);
-            let Some(next) = next.and_then(|link| link.split_once("/api/data/v9.2/")) else {
-                return Ok(files);
+        for attachment in attachments {
+            let Some(email) = attachment.email_id.map(ActivityId::new) else {
+                continue;
             };
-            if next.1 == path {
-                return Err(super::error::unreadable(
-                    "a link to a page that was already read",
-                ));
-            }
-            next.1.clone_into(&mut path);
+            let name = attachment.filename.unwrap_or_default().to_lowercase();
+            let file = (name, attachment.filesize);
+            files.entry(email).or_default().push(file);
         }
+        Ok(files)
     }
 }

@@ -19,6 +19,7 @@
 use std::borrow::Borrow;
 use std::collections::HashSet;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -27,10 +28,8 @@ use super::batch::{BatchPart, Operation};
 use super::email_row::EmailWrite;
 use super::error::{DataverseError, ErrorCode, part_error};
 use super::metadata::table_names::TableNames;
-use super::odata::{row, rows};
-use super::records::{
-    EMAIL_COLUMNS, ExistingEmail, RecordReference, RowState, existing_email, guid,
-};
+use super::odata::row;
+use super::records::{EMAIL_COLUMNS, ExistingEmail, RecordReference, RowState, existing_email};
 use super::session::Session;
 use crate::model::ids::ActivityId;
 
@@ -225,20 +224,11 @@ impl DataverseClient {
         id: ActivityId,
     ) -> Result<ExistingEmail, DataverseError> {
         let path = format!("{}?$select={EMAIL_COLUMNS}", row("emails", id.uuid()));
-        let body = self
-            .call(session, reqwest::Method::GET, &path, None, None)
-            .await?;
-        serde_json::from_slice(&body)
-            .ok()
-            .as_ref()
-            .and_then(existing_email)
-            .ok_or_else(|| super::error::unreadable("a row"))
+        let email = self.get_json(session, &path).await?;
+        existing_email(&email).ok_or_else(|| super::error::unreadable("a row"))
     }
 
     /// Returns the keys of an email's attachments.
-    ///
-    /// Reads only the first page, which has room for thousands; adding an attachment that is not on
-    /// it would be answered with 412.
     ///
     /// # Errors
     /// [`DataverseError`].
@@ -247,17 +237,20 @@ impl DataverseClient {
         session: &Session,
         email: ActivityId,
     ) -> Result<HashSet<Uuid>, DataverseError> {
-        const KEY: &str = "activitymimeattachmentid";
-        let of_email = format!("_objectid_value eq {email}");
-        let path = rows("activitymimeattachments", KEY, &of_email);
-        let body = self
-            .call(session, reqwest::Method::GET, &path, None, None)
+        #[derive(Deserialize)]
+        struct AttachmentKey {
+            #[serde(rename = "activitymimeattachmentid")]
+            id: Uuid,
+        }
+        let keys: Vec<AttachmentKey> = self
+            .query(
+                session,
+                "activitymimeattachments",
+                "activitymimeattachmentid",
+                &format!("_objectid_value eq {email}"),
+            )
             .await?;
-        let page: Value = serde_json::from_slice(&body)
-            .map_err(|_| super::error::unreadable("a page of rows"))?;
-        let found = page.get("value").and_then(Value::as_array);
-        let found = found.ok_or_else(|| super::error::unreadable("a page of rows"))?;
-        Ok(found.iter().filter_map(|row| guid(row, KEY)).collect())
+        Ok(keys.into_iter().map(|key| key.id).collect())
     }
 
     /// Sets the regarding record of a row that has none, if the row still has the version that was

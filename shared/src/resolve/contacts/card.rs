@@ -31,7 +31,9 @@ use uuid::Uuid;
 
 use super::company::{self, Company};
 use super::name::{Name, tidy};
-use super::{COMPANY, LONGEST_ADDRESS, LONGEST_COMPANY_NAME, NewContact, account_of, contact};
+use super::{
+    COMPANY, LONGEST_ADDRESS, LONGEST_COMPANY_NAME, NewContact, contact, named_account_row,
+};
 use crate::clients::dataverse::records::{NewRow, PartyReference, Table};
 use crate::lookup::companies::Companies;
 use crate::model::address::EmailAddress;
@@ -216,7 +218,9 @@ pub fn company(
     };
     match company::of_domain(companies, &domain, ambiguous) {
         Company::There(id) => CardCompany::There(id),
-        Company::New => account_of(&domain, &name).map_or(CardCompany::None, CardCompany::New),
+        Company::New => {
+            named_account_row(&domain, &name).map_or(CardCompany::None, CardCompany::New)
+        }
         Company::Ambiguous | Company::Unknown => CardCompany::None,
     }
 }

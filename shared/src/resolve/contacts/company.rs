@@ -1,9 +1,9 @@
 //! Finds the company of an address: the domain that the company registered, and its account. Pure.
 //!
 //! The registrable domain is the public suffix (<https://publicsuffix.org>, whose list is in the
-//! crate `psl`) with the label before it: `kites.example` for `jane@message.kites.example`,
+//! crate `psl`) with the label before it: `kites.example` for `jane@mail.kites.example`,
 //! `kites.co.uk` for `jane@kites.co.uk`. There is no company for an address of a free or disposable
-//! mail provider (`shared/data/free-message.txt`, with its source and date), at a public suffix
+//! mail provider (`shared/data/free-mail.txt`, with its source and date), at a public suffix
 //! itself, or at an IP address.
 //!
 //! The account of a domain is searched in this order; the first search that finds any account

@@ -15,7 +15,7 @@ use mailverse::clients::aws::queue::SqsQueue;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use webhook_receiver::secrets::WebhookSecrets;
+use webhook_receiver::webhook_secrets::WebhookSecrets;
 use webhook_receiver::{Receiver, event};
 
 use crate::end_to_end::cloud::Cloud;

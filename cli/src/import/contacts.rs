@@ -8,7 +8,7 @@ use mailverse::pipeline::contact_import::{CardOutcome, CompaniesMade};
 use mailverse::resolve::contacts::card::{NoAddress, Place, people};
 
 use super::report::{At, Report, card_outcome};
-use super::saved::{Kind, SavedFile};
+use super::saved_files::{Kind, SavedFile};
 use super::{ImportError, Importer};
 
 /// The batch size: how many people are looked up and written together.
@@ -19,7 +19,7 @@ impl Importer {
     ///
     /// # Errors
     /// [`ImportError`]: the import stops. A contact that fails alone is only reported.
-    pub(super) async fn import_people(
+    pub(super) async fn import_contacts(
         &mut self,
         files: &[SavedFile],
         report: &mut Report,

@@ -197,7 +197,7 @@ impl Finder {
             return Ok(());
         };
         let session = Session::new(tokens.token(Utc::now()).await?);
-        for row in dataverse.carriers(&session, &id).await? {
+        for row in dataverse.activity_ids_by_message_id(&session, &id).await? {
             keys.extend(self.messages_of_row(row).await?);
         }
         Ok(())

@@ -11,7 +11,7 @@ use mailverse::model::message::Message;
 use mailverse::policy::Policy;
 use mailverse::resolve::parties::Role;
 
-use super::find::Finder;
+use super::search::Finder;
 
 /// The addresses of a message's people, or why they are unknown.
 pub(super) enum Names {

@@ -2,7 +2,7 @@
 //!
 //! An API Gateway *REST* API decompresses a body before the receiver can check the signature over
 //! the compressed bytes (Nylas facts §3). It is not documented what a function URL or an HTTP API
-//! does with a compressed body: the gzip probe finds out (`probe.rs`).
+//! does with a compressed body: the gzip probe finds out (`signed_probe.rs`).
 //!
 //! | Sign | Front end |
 //! | --- | --- |

@@ -52,7 +52,7 @@ use mailverse::pipeline::{Invocation, Processed};
 use mailverse::telemetry::{Count, count};
 
 use crate::Backfill;
-use crate::position::{Part, advanced, forget_cursor, forget_old_cursor, part_at};
+use crate::list_position::{Part, advanced, forget_cursor, forget_old_cursor, part_at};
 use crate::task::{Task, cache_limit, digest, is_meant};
 use crate::task_error::{QueueAction, TaskDecision, TaskError, judge, soon};
 

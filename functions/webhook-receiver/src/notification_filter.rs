@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::notification::MessageNotification;
-use crate::recent::{Fingerprint, RecentNotifications};
+use crate::recent_notifications::{Fingerprint, RecentNotifications};
 
 /// Older notifications are not queued. The daily backfill lists the same number of days
 /// (`template.yaml`, `Daily`).

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use webhook_receiver::probe;
 use webhook_receiver::signature::{HEADER, Key};
 
-use super::front_end::{self, RestApi};
+use super::rest_api_detection;
+use super::rest_api_detection::RestApi;
 use crate::doctor::check::{Check, judged};
 
 pub(crate) const PLAIN: &str = "webhook probe";
@@ -94,8 +95,8 @@ async fn send(http: &reqwest::Client, url: &str, key: &Key, packing: Packing) ->
         }
     };
     let status = answer.status();
-    let rest_api = front_end::rest_api_by_answer(answer.headers())
-        .or_else(|| front_end::rest_api_by_address(url));
+    let rest_api = rest_api_detection::rest_api_by_answer(answer.headers())
+        .or_else(|| rest_api_detection::rest_api_by_address(url));
     match answer.text().await {
         Ok(text) => Answer::Status {
             status,
