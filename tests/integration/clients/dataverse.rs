@@ -372,3 +372,63 @@ async fn an_empty_lookup_or_write_sends_no_request() {
     assert_eq!(bench.write(&[]).await, []);
     assert_eq!(bench.emulators.dataverse().requests().total, 0);
 }
+
+/// Serves pages of attachments: the page `n` of the query string has one row and the link `links[n]`.
+async fn pages_with_links(links: &'static [&'static str]) -> DataverseClient {
+    use axum::extract::Query;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let base = url.clone();
+    let page = move |query: Query<std::collections::HashMap<String, String>>| async move {
+        let number: usize = query.get("page").map_or(0, |page| page.parse().unwrap());
+        let mut body = json!({"value": [{
+            "activitymimeattachmentid": Uuid::from_u128(number as u128),
+            "filename": format!("{number}.pdf"), "filesize": number, "_objectid_value": Uuid::from_u128(7),
+        }]});
+        if let Some(link) = links.get(number).filter(|link| !link.is_empty()) {
+            body["@odata.nextLink"] = json!(link.replace("HOST", &base));
+        }
+        axum::Json(body)
+    };
+    let router = axum::Router::new().fallback(page);
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let http = mailverse::clients::http::client().unwrap();
+    DataverseClient::new(http, &url.parse().unwrap())
+}
+
+const PAGE_1: &str = "HOST/api/data/v9.2/activitymimeattachments?page=1";
+const PAGE_2: &str = "HOST/api/data/v9.2/activitymimeattachments?page=2";
+
+#[tokio::test]
+async fn the_files_and_attachment_keys_of_an_email_are_read_from_all_pages() {
+    let client = pages_with_links(&[PAGE_1, PAGE_2, ""]).await;
+    let session = Session::new(AccessToken::from("token"));
+    let email = ActivityId::new(Uuid::from_u128(7));
+    let files = client.files(&session, &[email]).await.unwrap();
+    assert_eq!(files[&email].len(), 3);
+    let keys = client.attachments(&session, email).await.unwrap();
+    assert_eq!(keys, (0..3).map(Uuid::from_u128).collect());
+}
+
+#[tokio::test]
+async fn a_list_whose_links_go_in_circles_or_elsewhere_is_an_error_and_not_a_part_of_the_rows() {
+    let email = ActivityId::new(Uuid::from_u128(7));
+    for links in [
+        &[PAGE_1, PAGE_1] as &[&str],
+        &[PAGE_1, PAGE_2, PAGE_1],
+        &["HOST/elsewhere/activitymimeattachments?page=1"],
+    ] {
+        let client = pages_with_links(links).await;
+        let session = Session::new(AccessToken::from("token"));
+        let files = client.files(&session, &[email]).await;
+        assert!(
+            matches!(files, Err(DataverseError::Unavailable { .. })),
+            "{links:?}: {files:?}"
+        );
+        let keys = client.attachments(&session, email).await;
+        assert!(
+            matches!(keys, Err(DataverseError::Unavailable { .. })),
+            "{links:?}: {keys:?}"
+        );
+    }
+}
