@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use crate::clients::aws::queue::SyncQueue;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::session::Session;

@@ -23,7 +23,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use super::stages::PendingMessage;
 use super::write::EmailDraft;
 use crate::clients::dataverse::error::DataverseError;

@@ -19,7 +19,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::application_users::Admitted;
 use super::claim::once_each;
-use super::failure::{Delivery, Invocation};
+use super::invocation::{Delivery, Invocation};
 use super::processed::Processed;
 use super::{BatchReport, Pipeline};
 use crate::clients::aws::queue::SyncQueue;

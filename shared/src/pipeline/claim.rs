@@ -5,7 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use futures_util::{StreamExt, stream};
 
 use super::Pipeline;
-use super::failure::{Attempts, Delivery, Failure, Invocation, Outcome};
+use super::failure::Failure;
+use super::invocation::{Delivery, Invocation};
+use super::outcome::{Attempts, Outcome};
 use super::processed::Processed;
 use super::stages::{Finished, PendingMessage};
 use crate::clients::retry::{FIRST_STEP, RECEIVE_LIMIT};

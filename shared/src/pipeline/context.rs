@@ -5,7 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::Pipeline;
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use super::stages::{Finished, PendingMessage};
 use crate::clients::nylas::Headers;
 use crate::clients::nylas::error::NylasError;

@@ -27,7 +27,8 @@ use uuid::Uuid;
 
 use super::Pipeline;
 use super::context::RunContext;
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use super::stages::{CandidateMessage, Finished};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::NewRow;

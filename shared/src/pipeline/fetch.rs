@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::{StreamExt, stream};
 
 use super::context::RunContext;
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use super::mailbox_pauses::{Admission, Pauses, paused};
 use super::portions::MemoryInUse;
 use super::refusals::{Consequence, Refusals};

@@ -16,7 +16,8 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::failure::{Delivery, Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::{Delivery, Invocation};
 use super::processed::Processed;
 use super::refusals::Refusals;
 use super::stages::{Finished, PendingMessage};

@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use super::stages::{Finished, PendingMessage};
 use crate::model::ids::MessageKey;
 use crate::model::message::Message;
@@ -140,7 +141,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::ClaimToken;
-    use crate::pipeline::failure::{Attempts, Outcome};
+    use crate::pipeline::outcome::{Attempts, Outcome};
 
     fn pending(id: &str, failures: u32) -> PendingMessage {
         PendingMessage {

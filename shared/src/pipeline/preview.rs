@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 
 use super::context::RunContext;
 use super::create_contacts::new_people;
-use super::failure::Attempts;
 use super::lookup;
 use super::lookup::LookedUp;
+use super::outcome::Attempts;
 use super::resolve::findings;
 use super::select;
 use super::stages::{CandidateMessage, Finished, PendingMessage};

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::failure::Outcome;
+use super::outcome::Outcome;
 use crate::clients::dataverse::records::RecordReference;
 use crate::ledger::Entry;
 use crate::mapping::Direction;

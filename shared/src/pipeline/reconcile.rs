@@ -32,7 +32,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::application_users::{BatchUsage, Probe};
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use super::processed::Processed;
 use super::stages::{Finished, PendingMessage};
 use super::{Outcome, Pipeline};

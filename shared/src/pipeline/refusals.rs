@@ -10,7 +10,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
 use super::application_users::ReservedBatch;
-use super::failure::{Failure, Invocation, Outcome};
+use super::failure::Failure;
+use super::invocation::Invocation;
+use super::outcome::Outcome;
 use super::stages::Finished;
 use crate::clients::nylas::error::MAILBOX_WAIT;
 use crate::clients::refusal;

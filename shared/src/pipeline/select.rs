@@ -2,7 +2,8 @@
 
 use super::Pipeline;
 use super::context::RunContext;
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use super::people_limit::PeopleLookedUp;
 use super::resolve::RegardingHints;
 use super::stages::{CandidateMessage, Finished, PendingMessage};

@@ -27,7 +27,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::Pipeline;
-use super::failure::{Failure, Invocation};
+use super::failure::Failure;
+use super::invocation::Invocation;
 use super::stages::{CandidateMessage, Finished};
 use super::write::EmailDraft;
 use crate::clients::dataverse::error::DataverseError;

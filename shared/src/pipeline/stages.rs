@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::failure::{Attempts, Failure, Invocation, Outcome};
+use super::failure::Failure;
+use super::invocation::Invocation;
+use super::outcome::{Attempts, Outcome};
 use super::people_limit::PeopleLookedUp;
 use super::processed::Summary;
 use super::resolve::RegardingHints;
