@@ -21,7 +21,7 @@ export AWS_EC2_METADATA_DISABLED := true
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Replays the saved events, offline, and shows what becomes of each
+demo: ## Replays the saved events, offline, and shows the outcome of each
 	$(call step,building (a first build takes a few minutes))
 	@cargo build --quiet --locked --bin mailverse
 	@cargo run --quiet --locked --bin mailverse -- replay events
@@ -51,12 +51,12 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	$(call step,tests)
 	@cargo test --locked --workspace
 	@$(MAKE) --no-print-directory fuzz-smoke
-	$(call step,peers: other people's clients at work on the twin)
+	$(call step,peers: other people's clients at work on the emulators)
 	@python3 tests/peers/run.py
 	@$(MAKE) --no-print-directory outage-short chaos-short chaos-defects history-short
 	$(call step,all passed)
 
-peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand-in for Dataverse
+peers: $(PEERS_READY) ## Runs other people's Dataverse clients against the Dataverse emulator
 	@cargo build --quiet --locked --bin twin
 	@python3 tests/peers/run.py
 
