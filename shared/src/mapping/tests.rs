@@ -176,6 +176,42 @@ fn a_long_message_id_is_not_written() {
 }
 
 #[test]
+fn a_sender_as_long_as_its_column_is_written_and_a_longer_one_is_not() {
+    let sender = |length: usize| {
+        let address = format!("{}@x.example", "a".repeat(length - "@x.example".len()));
+        let object = json!({"id": "m", "from": [{"email": address}]});
+        let row = email(&message(&object), &findings(Direction::Incoming)).row;
+        assert_eq!(address.len(), length);
+        row.get("sender")
+            .map(|sender| sender.as_str() == Some(&address))
+    };
+    assert_eq!(sender(249), Some(true));
+    assert_eq!(sender(250), Some(true));
+    assert_eq!(sender(251), None);
+}
+
+#[test]
+fn the_separators_of_the_recipient_list_count_towards_its_length() {
+    let listed = |lengths: &[usize]| {
+        let address = |length: &usize| {
+            let local = "a".repeat(length - "@x.example".len());
+            EmailAddress::parse(&format!("{local}@x.example")).unwrap()
+        };
+        let addresses: Vec<EmailAddress> = lengths.iter().map(address).collect();
+        let text = to_recipients(&addresses);
+        let listed = text.split(';').map(str::len).collect::<Vec<_>>();
+        (listed, text.len())
+    };
+    // 500 with the separators.
+    assert_eq!(listed(&[249, 250]), (vec![249, 250], 500));
+    assert_eq!(listed(&[166, 166, 166]), (vec![166, 166, 166], 500));
+    // 500 without them.
+    assert_eq!(listed(&[250, 250]), (vec![250], 250));
+    assert_eq!(listed(&[166, 167, 167]), (vec![166, 167], 334));
+    assert_eq!(listed(&[166, 166, 167]), (vec![166, 166], 333));
+}
+
+#[test]
 fn a_file_name_is_made_valid_and_keeps_its_extension() {
     assert_eq!(file_name("a/b:c?.pdf", 0), "a_b_c_.pdf");
     assert_eq!(file_name("  ", 2), "attachment-3");
