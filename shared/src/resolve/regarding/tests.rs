@@ -39,6 +39,13 @@ fn person(table: Table, id: u128, account: Option<u128>) -> Person {
     }
 }
 
+fn inactive(table: Table, id: u128, account: Option<u128>) -> Person {
+    Person {
+        active: false,
+        ..person(table, id, account)
+    }
+}
+
 fn address(text: &str) -> EmailAddress {
     EmailAddress::parse(text).unwrap()
 }
@@ -100,7 +107,7 @@ impl Case {
         self.found.add_earlier(email, Some(id(&name)), Some(&token));
     }
 
-    fn step(&self) -> RegardingStep {
+    fn message(&self) -> Message {
         let to: Vec<_> = self
             .to
             .iter()
@@ -110,6 +117,11 @@ impl Case {
         let mut message =
             wire::message(&"g".parse().unwrap(), &object).unwrap_or_else(|e| panic!("{e}"));
         message.ancestors = self.ancestors.iter().map(|name| id(name)).collect();
+        message
+    }
+
+    fn step(&self) -> RegardingStep {
+        let message = self.message();
         let domains = HashSet::from(["ours.example".to_owned()]);
         decide(&RegardingInput {
             message: &message,
@@ -159,7 +171,7 @@ impl Case {
     }
 }
 
-use RegardingSource::{App as AppSource, Contact, Folder, Lead, Thread, TrackingToken};
+use RegardingSource::{Account, App as AppSource, Contact, Folder, Lead, Thread, TrackingToken};
 
 #[test]
 fn an_external_contact_is_the_regarding_as_sender_or_as_recipient() {
@@ -202,6 +214,27 @@ fn contacts_that_share_an_address_and_a_company_resolve_to_the_company() {
         ];
         let case = Case::of("eve@out.example", &["ada@ours.example"], &known);
         assert_eq!(case.target(), expected);
+    }
+}
+
+#[test]
+fn inactive_contacts_do_not_decide_the_company_of_those_who_share_their_address() {
+    let active = person(Table::Contact, 1, Some(9));
+    let second = person(Table::Contact, 2, Some(9));
+    let inactive = inactive(Table::Contact, 3, Some(8));
+    let account = Some(target("account", 9));
+    for (known, expected) in [
+        (vec![&active, &inactive], account.clone()),
+        (vec![&inactive, &active], account.clone()),
+        (vec![&active, &second, &inactive], account),
+        (vec![&inactive], None),
+    ] {
+        let known = known.into_iter().map(|it| ("eve@out.example", it.clone()));
+        let known: Vec<(&str, Person)> = known.collect();
+        let mut case = Case::of("eve@out.example", &["ada@ours.example"], &known);
+        // A contact would come first.
+        case.settings.order = vec![Account];
+        assert_eq!(case.target(), expected, "{known:?}");
     }
 }
 

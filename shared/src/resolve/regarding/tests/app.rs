@@ -50,6 +50,45 @@ fn open_rows_are_looked_up_only_if_an_app_is_set_and_no_earlier_source_decides()
 }
 
 #[test]
+fn open_rows_of_inactive_contacts_and_accounts_are_not_looked_up() {
+    for (customer, source) in [
+        (inactive(Table::Contact, 1, Some(9)), Contact),
+        (inactive(Table::Account, 9, None), Account),
+    ] {
+        let id = RecordReference::from(customer.record);
+        let known = [("eve@out.example", customer)];
+        let mut case = Case::of("eve@out.example", &["ada@ours.example"], &known);
+        case.settings.app = App::Sales;
+        // Their rows are known from another message of the batch.
+        for with_rows in [false, true] {
+            if with_rows {
+                let customers = [record(Table::Contact, 1), record(Table::Account, 9)];
+                for customer in customers {
+                    case.found.set_open_rows(customer, rows(&[5]));
+                }
+            }
+            assert_eq!(case.outcomes(), [(source, CandidateOutcome::Hit)]);
+            assert_eq!(case.target(), Some(id.clone()));
+        }
+    }
+}
+
+#[test]
+fn an_inactive_customer_does_not_affect_the_open_rows_of_an_active_one() {
+    let mut case = sales(&[5], &[]);
+    case.found.add_person(
+        address("eva@out.example"),
+        inactive(Table::Contact, 2, Some(8)),
+    );
+    case.to.push("eva@out.example");
+    assert_eq!(case.target(), Some(target("opportunity", 5)));
+    for customer in [record(Table::Contact, 2), record(Table::Account, 8)] {
+        case.found.set_open_rows(customer, rows(&[6]));
+    }
+    assert_eq!(case.target(), Some(target("opportunity", 5)));
+}
+
+#[test]
 fn an_app_query_that_dataverse_rejects_falls_back_to_the_next_source() {
     let mut case = Case::from_eve();
     case.settings.app = App::Custom(CustomTable {

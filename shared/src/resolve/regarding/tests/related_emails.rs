@@ -250,6 +250,58 @@ fn two_rows_of_the_answered_email_with_different_records_are_ambiguous() {
 }
 
 #[test]
+fn the_parent_of_a_reply_is_the_email_whose_record_was_inherited() {
+    for with_record in [70, 71] {
+        let mut case = Case::from_eve();
+        for number in [70, 71] {
+            let email = EarlierEmail {
+                completed: true,
+                created: None,
+                activity_id: ActivityId::new(Uuid::from_u128(number)),
+                regarding: (number == with_record).then(|| target("account", 3)),
+                people: vec![(Some(address("eve@out.example")), None)],
+            };
+            case.found.add_earlier(email, Some(id("7@x")), None);
+        }
+        case.ancestors = vec!["7@x"];
+        let choice = case.decision().choice.unwrap();
+        assert_eq!(choice.target, target("account", 3));
+        let parent = ActivityId::new(Uuid::from_u128(with_record));
+        assert_eq!(choice.parent, Some(parent));
+    }
+}
+
+#[test]
+fn the_row_of_an_email_is_not_an_earlier_email_of_itself() {
+    let mut case = Case::from_eve();
+    case.ancestors = vec!["7@x"];
+    case.tokens = vec!["CRM:7".to_owned()];
+    let draft = |activity_id| EarlierEmail {
+        completed: false,
+        created: None,
+        activity_id,
+        regarding: Some(target("account", 3)),
+        people: vec![(Some(address("eve@out.example")), None)],
+    };
+    let own = case.message().activity_id();
+    for order in [vec![Thread, Contact], vec![TrackingToken, Contact]] {
+        case.settings.order = order.clone();
+        case.found
+            .add_earlier(draft(own), Some(id("7@x")), Some("CRM:7"));
+        assert_eq!(case.outcomes(), [(Contact, CandidateOutcome::Hit)]);
+        // The draft of another email is one.
+        let mut other = Case::from_eve();
+        (other.ancestors, other.tokens) = (case.ancestors.clone(), case.tokens.clone());
+        other.settings.order = order;
+        let another = ActivityId::new(Uuid::from_u128(7));
+        other
+            .found
+            .add_earlier(draft(another), Some(id("7@x")), Some("CRM:7"));
+        assert_eq!(other.target(), Some(target("account", 3)));
+    }
+}
+
+#[test]
 fn a_reply_to_a_tracked_email_is_recognised_even_if_that_has_no_regarding() {
     let mut case = Case::from_eve();
     case.earlier(7, &[], None);
