@@ -51,6 +51,8 @@ struct State {
     mailboxes: Vec<Mailbox>,
     destinations: Vec<webhooks::Destination>,
     key_is_revoked: bool,
+    /// The most grants of a page; `None` for the usual limit.
+    most_grants: Option<usize>,
     requests: u64,
     /// Path and query of every request, in order.
     log: Vec<String>,
@@ -119,6 +121,13 @@ impl Nylas {
             Some(mailbox) => mailbox.grant = grant,
             None => mailboxes.push(Mailbox::new(grant, self.clock.now().timestamp())),
         }
+    }
+
+    /// Lists at most this many grants on a page, and shows that number as `limit`, even if a call
+    /// requests more. What Nylas does with a `limit` that is too large is *unknown*; this is one
+    /// possibility.
+    pub fn cap_grant_pages(&self, most: usize) {
+        lock(&self.state).most_grants = Some(most);
     }
 
     /// Makes a grant `valid` or `invalid`.
@@ -316,7 +325,7 @@ impl Nylas {
         let query = Query::read(&incoming.query);
         let mut state = lock(&self.state);
         let [grant, below @ ..] = below else {
-            return grants::list(&state.mailboxes, &query);
+            return grants::list(&state.mailboxes, &query, state.most_grants);
         };
         let grant = decode(grant).ok_or_else(Failure::no_grant)?;
         let (endings, state) = (state.endings, &mut *state);

@@ -6,9 +6,11 @@ use super::mailbox::Mailbox;
 use super::query::Query;
 use super::reply::{Answer, Failure, Reply};
 
-/// Returns a page of grants, the newest first. The largest `limit` is *unknown*; 200 is used here.
-pub(crate) fn list(mailboxes: &[Mailbox], query: &Query) -> Reply {
+/// Returns a page of grants, the newest first, with at most `most` of them. The largest `limit` is
+/// *unknown*; 200 is used here.
+pub(crate) fn list(mailboxes: &[Mailbox], query: &Query, most: Option<usize>) -> Reply {
     let limit = query.limit(10, 200)?;
+    let limit = most.map_or(limit, |most| limit.min(most));
     let offset = match query.get("offset").map(str::parse::<usize>) {
         None => 0,
         Some(Ok(offset)) => offset,

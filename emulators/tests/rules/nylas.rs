@@ -118,6 +118,22 @@ async fn grants_are_listed_with_limit_and_offset_instead_of_a_cursor() {
 }
 
 #[tokio::test]
+async fn a_page_of_grants_can_be_capped_and_shows_the_cap_as_its_limit() {
+    let nylas = NylasTestClient::new().await;
+    nylas.emulators.nylas().cap_grant_pages(2);
+    for (query, expected, limit) in [
+        ("", vec!["i", "m"], 2),
+        ("?limit=3", vec!["i", "m"], 2),
+        ("?limit=3&offset=2", vec!["g"], 2),
+        ("?limit=1", vec!["i"], 1),
+    ] {
+        let page = nylas.get(query).await;
+        assert_eq!(ids(&page), expected, "{query}");
+        assert_eq!(page.json()["limit"], limit, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn a_grant_has_one_workspace_and_the_list_can_be_filtered_by_workspace() {
     let client = NylasTestClient::new().await;
     let nylas = client.emulators.nylas();

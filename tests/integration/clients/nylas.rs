@@ -316,6 +316,26 @@ async fn all_grants_are_listed_across_pages() {
 }
 
 #[tokio::test]
+async fn all_grants_are_listed_if_nylas_returns_smaller_pages_than_requested() {
+    for count in 1..=5 {
+        let emulators = Emulators::start().await.unwrap();
+        emulators.nylas().cap_grant_pages(2);
+        for n in 0..count {
+            let email = format!("person{n}@ours.example");
+            add_grant(&emulators, &format!("grant-{n}"), &email);
+        }
+        let client = client(&emulators, &emulators.nylas().api_key());
+        let grants = client.grants().await.unwrap();
+        let ids: std::collections::HashSet<_> =
+            grants.iter().map(|grant| grant.id.clone()).collect();
+        assert_eq!((grants.len(), ids.len()), (count, count));
+        // A page that is not full is the last one; after a full one, another is requested.
+        let requests = u64::try_from(count / 2 + 1).unwrap();
+        assert_eq!(emulators.nylas().requests(), requests, "{count} grants");
+    }
+}
+
+#[tokio::test]
 async fn the_aliases_of_a_grant_are_read_from_the_grant_itself() {
     let bench = Bench::start().await;
     let listed = bench.client.grants().await.unwrap();
