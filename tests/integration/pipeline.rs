@@ -24,6 +24,7 @@
 //! | What if a message is rejected for good? | `refusals.rs` |
 //! | What happens to a message for each error code of Dataverse? | `error_table.rs` |
 //! | What if the message itself is odd? | `odd_messages.rs` |
+//! | What does the worker report to the queue? | `sync_worker.rs` |
 //! | What if two things look alike, or something is in the way? | `guards.rs` |
 
 mod attachments;
@@ -51,4 +52,5 @@ mod reconcile;
 mod refusals;
 mod regarding;
 mod shared_message_ids;
+mod sync_worker;
 mod tracking;
