@@ -149,6 +149,11 @@ async fn an_unreadable_queue_message_fails_alone_and_reaches_the_dead_letter_que
     let dead = cloud.receive_from(&cloud.dead_letters).await;
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].body(), Some(unreadable));
+    // Both deliveries are counted, and the readable messages are not.
+    let printed = worker.stop().await;
+    let counted = printed.matches(r#""RequestUnreadable":"#).count();
+    let one = printed.matches(r#""RequestUnreadable":1"#).count();
+    assert_eq!((counted, one), (2, 2), "{printed}");
 }
 
 #[tokio::test]

@@ -5,8 +5,10 @@ use std::io::Write;
 use chrono::{TimeDelta, Utc};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mailverse::ledger::{ClaimRequest, ClaimToken};
+use mailverse::ledger::policy_document::Pushed;
+use mailverse::ledger::{ClaimRequest, ClaimToken, State};
 use mailverse::model::ids::MessageKey;
+use mailverse::policy::version_of;
 use serde_json::{Value, json};
 
 use super::canary::{self, assert_silent};
@@ -115,6 +117,55 @@ async fn a_signed_notification_becomes_one_completed_email_without_leaking_conte
     assert_silent("the worker's output", &worker_printed, &secrets);
     assert_silent("the refresher's output", &refresher_printed, &secrets);
     assert_silent("the queue", &queued, &secrets);
+    assert_silent("the ledger", &cloud.ledger_text().await, &secrets);
+}
+
+#[tokio::test]
+async fn a_skipped_message_is_reported_without_leaking_content() {
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    cloud.refresh_token().await;
+    let document = r#"{"defaults": {"track": {"received": "replies"}}}"#;
+    let (ledger, version) = (cloud.ledger(), version_of(document));
+    let pushed = ledger.push_policy(document, &version, None, Utc::now());
+    assert_eq!(pushed.await.unwrap(), Pushed::Stored);
+    let answer = json!([
+        {"name": "Message-ID", "value": "<answer@kites.example>"}, {"name": "In-Reply-To", "value": "<m0@kites.example>"},
+    ]);
+    // The first two rules need no lookup of people and messages, the last one does.
+    let skipped = [
+        ("spam", json!({"folders": ["SPAM"]})),
+        ("not_a_reply", json!({})),
+        ("answers_untracked", json!({"headers": answer})),
+    ];
+    let mut worker = cloud.function("sync-worker").await;
+    for (rule, changes) in &skipped {
+        let mut object = cloud.put_mail(rule)["data"]["object"].take();
+        let fields = object.as_object_mut().unwrap();
+        fields.extend(changes.as_object().unwrap().clone());
+        cloud.emulators.nylas().add_message(GRANT, object);
+        cloud.send(&request(rule).to_string()).await;
+        let batch = cloud.receive().await;
+        assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
+        let key = MessageKey {
+            grant_id: GRANT.parse().unwrap(),
+            message_id: rule.parse().unwrap(),
+        };
+        let entry = ledger.entry(&key).await.unwrap().unwrap();
+        assert_eq!(
+            (entry.state, entry.reason.as_deref()),
+            (State::Skipped, Some(*rule))
+        );
+    }
+    assert!(cloud.emails().is_empty());
+    let printed = worker.stop().await;
+    assert_eq!(
+        printed.matches("message settled").count(),
+        skipped.len(),
+        "{printed}"
+    );
+    let secrets = cloud.secret_texts().await;
+    assert_silent("the worker's output", &printed, &secrets);
     assert_silent("the ledger", &cloud.ledger_text().await, &secrets);
 }
 
