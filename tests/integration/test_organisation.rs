@@ -10,7 +10,7 @@
 //! | every address at `partner.example` | internal by configuration |
 //!
 //! When a world is dropped, it checks what must hold in every test: Dataverse silently dropped
-//! nothing that was sent to it, and no message has two rows.
+//! nothing that was sent to it, no message has two rows, and the log holds no content of a message.
 
 pub(crate) mod hundred;
 pub(crate) mod log;
@@ -20,7 +20,7 @@ mod people;
 mod rows;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use aws_sdk_dynamodb::Client;
@@ -47,6 +47,7 @@ use mailverse::rate_limit::Limits;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::log::Log;
 pub(crate) use self::messages::{
     created, key, nylas_message, people, with_a_mail, with_a_mail_in, work,
 };
@@ -81,6 +82,10 @@ pub(crate) struct TestOrganisation {
     pub(crate) now: DateTime<Utc>,
     /// The time limit of an invocation.
     pub(crate) invocation: TimeDelta,
+    /// What the test's thread has logged since the start.
+    pub(crate) log: Log,
+    /// The texts of the messages that [`Self::put`] added; they must not be logged.
+    content: Mutex<HashSet<String>>,
     to_dataverse: Tripwire,
     to_nylas: Tripwire,
     database: Client,
@@ -118,6 +123,8 @@ impl TestOrganisation {
             allowed,
             now: DateTime::from_timestamp(1_795_154_400, 0).unwrap(),
             invocation: TimeDelta::hours(1),
+            log: Log::start(),
+            content: Mutex::default(),
             to_dataverse,
             to_nylas,
             database,
@@ -195,6 +202,7 @@ impl TestOrganisation {
 
     /// Puts a message into a mailbox.
     pub(crate) fn put(&self, grant: &str, message: Value) {
+        self.content.lock().unwrap().extend(content(&message));
         self.emulators.nylas().add_message(grant, message);
     }
 
@@ -293,7 +301,10 @@ impl TestOrganisation {
     }
 
     /// Makes another application user set the regarding of an email to Kites.
-    pub(crate) async fn somebody_changes(&self, email: Uuid) {
+    pub(crate) fn somebody_changes(
+        &self,
+        email: Uuid,
+    ) -> impl Future<Output = ()> + Send + 'static {
         const CLIENT: &str = "11111111-2222-4333-8444-555555555555";
         self.insert(
             "systemuser",
@@ -303,7 +314,7 @@ impl TestOrganisation {
         let body = json!({"regardingobjectid_account_email@odata.bind": kites});
         let url = self.emulators.dataverse().url();
         let token = self.emulators.entra().issue_token_for(CLIENT, &url, 600);
-        self.patch_email(email, &token, &body).await;
+        async move { patch_email(&url, email, &token, &body).await }
     }
 
     /// Completes the email as received, as another client does.
@@ -311,19 +322,7 @@ impl TestOrganisation {
         let url = self.emulators.dataverse().url();
         let token = self.emulators.entra().issue_token(&url, 600);
         let body = json!({"statecode": 1, "statuscode": 4});
-        self.patch_email(email, &token, &body).await;
-    }
-
-    async fn patch_email(&self, email: Uuid, token: &str, body: &Value) {
-        let url = self.emulators.dataverse().url();
-        let call = reqwest::Client::new()
-            .patch(format!("{url}/api/data/v9.2/emails({email})"))
-            .bearer_auth(token)
-            .header("OData-Version", "4.0")
-            .header("OData-MaxVersion", "4.0")
-            .json(body);
-        let answer = call.send().await.unwrap();
-        assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+        patch_email(&url, email, &token, &body).await;
     }
 
     /// Returns the ledger's entry of a message. `None` if it was never claimed.
@@ -373,6 +372,9 @@ impl Drop for TestOrganisation {
             [],
             "Dataverse silently dropped what was sent"
         );
+        for text in self.content.lock().unwrap().iter() {
+            assert!(!self.log.holds(text), "the log holds {text}");
+        }
         let mut seen = HashSet::new();
         for email in self.emails() {
             // The sender counts too: another sender with the same Message-ID wrote another message.
@@ -396,6 +398,36 @@ pub(crate) fn policy(changes: &Value) -> Policy {
     let settings = defaults.as_object_mut().unwrap();
     settings.extend(changes.as_object().unwrap().clone());
     Policy::parse(&serde_json::json!({"defaults": defaults}).to_string()).unwrap()
+}
+
+/// Changes an email with one request, as another client does.
+async fn patch_email(dataverse: &str, email: Uuid, token: &str, body: &Value) {
+    let call = reqwest::Client::new()
+        .patch(format!("{dataverse}/api/data/v9.2/emails({email})"))
+        .bearer_auth(token)
+        .header("OData-Version", "4.0")
+        .header("OData-MaxVersion", "4.0")
+        .json(body);
+    let answer = call.send().await.unwrap();
+    assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+}
+
+/// Returns the texts of a message that no log may hold: subject, body and addresses. A text that is
+/// too short is left out, because it may occur in a log by chance.
+fn content(message: &Value) -> impl Iterator<Item = String> {
+    const SHORTEST: usize = 12;
+    let texts = ["subject", "body", "snippet"].map(|field| &message[field]);
+    let people = ["from", "to", "cc", "bcc"].map(|field| message[field].as_array());
+    let addresses = people.into_iter().flatten().flatten();
+    let texts = texts
+        .into_iter()
+        .chain(addresses.map(|person| &person["email"]));
+    texts
+        .filter_map(Value::as_str)
+        .filter(|text| text.len() >= SHORTEST && **text != message["id"])
+        .map(str::to_owned)
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 fn ledger_name(number: u32) -> String {
@@ -445,4 +477,15 @@ fn tokens(emulators: &Emulators) -> TokenSource {
         &url(&emulators.dataverse().url()),
     );
     TokenSource::new(Origin::Entra(entra))
+}
+
+#[tokio::test]
+#[should_panic(expected = "the log holds Kites for spring")]
+async fn a_test_fails_if_a_subject_is_logged() {
+    let organisation = with_a_mail().await;
+    tracing::warn!(
+        subject = "Kites for spring",
+        "a line that should not be logged"
+    );
+    drop(organisation);
 }

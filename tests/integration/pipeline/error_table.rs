@@ -16,7 +16,6 @@ use mailverse::ledger::State;
 use mailverse::pipeline::Outcome;
 use serde_json::json;
 
-use crate::test_organisation::log::Log;
 use crate::test_organisation::{
     ATTACH, CREATE, TestOrganisation, dead, nylas_message, status, throttled, waiting, written,
 };
@@ -49,7 +48,6 @@ struct Table {
     organisation: TestOrganisation,
     met: Met,
     rows: usize,
-    log: Log,
 }
 
 /// Three messages and their outcomes.
@@ -82,7 +80,6 @@ impl Table {
             organisation,
             met,
             rows: 0,
-            log: Log::start(),
         }
     }
 
@@ -193,9 +190,14 @@ async fn a_permanently_rejected_message_is_dead_and_logged_as_an_error() {
                 "{}",
                 three.row
             );
-            assert_eq!(table.log.errors_about(&three.ids[1]), 1, "{}", three.row);
             assert_eq!(
-                table.log.errors(),
+                table.organisation.log.errors_about(&three.ids[1]),
+                1,
+                "{}",
+                three.row
+            );
+            assert_eq!(
+                table.organisation.log.errors(),
                 n + 1,
                 "{}: one error for each dead message and no other",
                 three.row
@@ -214,7 +216,12 @@ async fn a_message_whose_single_request_is_too_large_is_dead() {
             let reason = "dataverse refused the request: it is too large";
             assert_eq!(dead(second), reason, "{}", three.row);
             are_written(neighbours);
-            assert_eq!(table.log.errors_about(&three.ids[1]), 1, "{}", three.row);
+            assert_eq!(
+                table.organisation.log.errors_about(&three.ids[1]),
+                1,
+                "{}",
+                three.row
+            );
         }
     }
 }
@@ -242,7 +249,7 @@ async fn a_rejected_batch_is_repeated_message_by_message() {
             three.row
         );
     }
-    assert_eq!(table.log.errors(), 0);
+    assert_eq!(table.organisation.log.errors(), 0);
 }
 
 #[tokio::test]
@@ -321,7 +328,7 @@ async fn waits_alone_and_is_then_written(rows: &[(u16, &str)], reason: &str) {
             table.is_written_at_the_next_delivery(&three).await;
         }
         assert_eq!(
-            table.log.errors(),
+            table.organisation.log.errors(),
             0,
             "{met:?}: no error is logged, because no operator has to act"
         );
@@ -350,7 +357,7 @@ async fn a_throttled_message_waits_for_its_retry_after_and_is_written() {
             table.is_written_at_the_next_delivery(&three).await;
         }
         assert_eq!(
-            table.log.errors(),
+            table.organisation.log.errors(),
             0,
             "{met:?}: no error is logged, because no operator has to act"
         );
@@ -404,7 +411,7 @@ async fn a_message_rejected_for_a_duplicate_key_is_still_written() {
             }
             assert_eq!(table.organisation.emails().len(), 3);
         }
-        assert_eq!(table.log.errors(), 0);
+        assert_eq!(table.organisation.log.errors(), 0);
     }
 }
 

@@ -45,6 +45,13 @@ impl Log {
         })
     }
 
+    /// Returns whether a line contains this text, as JSON spells it.
+    pub(crate) fn holds(&self, text: &str) -> bool {
+        let spelled = Value::from(text).to_string();
+        let log = self.lines.0.lock().unwrap();
+        String::from_utf8_lossy(&log).contains(&spelled[1..spelled.len() - 1])
+    }
+
     fn count(&self, is_meant: impl Fn(&Value) -> bool) -> usize {
         let text = String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
