@@ -2,19 +2,24 @@
 
 use emulators::Fault;
 use mailverse::clients::dataverse::emails::WriteMode;
-use mailverse::ledger::{ClaimRequest, ClaimToken, LEASE};
+use mailverse::clients::retry::RECEIVE_LIMIT;
+use mailverse::ledger::messages::LAST_DELIVERY_UNFINISHED;
+use mailverse::ledger::{ClaimRequest, ClaimToken, LEASE, State};
+use mailverse::model::sync_request::Trigger;
 use serde_json::json;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::test_organisation::{
     ADA, CREATE, TestOrganisation, UPDATE, created, id_of, key, nylas_message, to_row, waiting,
-    with_a_mail_in, written,
+    with_a_mail_in, work, written,
 };
 
 in_both_write_modes!(
     a_crash_between_write_and_settle_leaves_one_row,
     an_open_row_left_by_a_crash_is_completed,
     a_ledger_outage_after_the_write_leaves_one_row,
+    a_message_whose_worker_dies_on_the_last_delivery_is_listed_as_dead,
     a_worker_that_overran_its_lease_does_not_overwrite_its_successor,
     an_external_row_that_changed_after_the_lookup_is_looked_up_again,
 );
@@ -59,6 +64,39 @@ async fn a_ledger_outage_after_the_write_leaves_one_row(mode: WriteMode) {
         written(&outcome),
         (id_of(&organisation.email()), Some("already existed"))
     );
+}
+
+async fn a_message_whose_worker_dies_on_the_last_delivery_is_listed_as_dead(mode: WriteMode) {
+    for (receive_count, expected) in [
+        (RECEIVE_LIMIT - 1, (State::Waiting, false, None)),
+        (
+            RECEIVE_LIMIT,
+            (State::Dead, true, Some(LAST_DELIVERY_UNFINISHED)),
+        ),
+        (
+            RECEIVE_LIMIT + 1,
+            (State::Dead, true, Some(LAST_DELIVERY_UNFINISHED)),
+        ),
+    ] {
+        let mut organisation = with_a_mail_in(mode).await;
+        let (died, dying) = oneshot::channel();
+        organisation.before_dataverse_gets(CREATE, async {
+            died.send(()).unwrap();
+            std::future::pending::<()>().await;
+        });
+        let delivery = work(ADA, "m1", Trigger::Created, receive_count);
+        tokio::select! {
+            _ = organisation.run(vec![delivery]) => panic!("the worker should not finish"),
+            dying = dying => dying.unwrap(),
+        }
+        let entry = organisation.entry(ADA, "m1").await.unwrap();
+        let seen = (entry.state, entry.claimable, entry.reason.as_deref());
+        assert_eq!(seen, expected, "delivery {receive_count}");
+        // An operator redrives it, or the queue still has it.
+        organisation.later(LEASE);
+        written(&organisation.deliver_one(ADA, "m1").await);
+        organisation.email();
+    }
 }
 
 async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: WriteMode) {

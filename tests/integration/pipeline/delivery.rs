@@ -3,14 +3,15 @@
 use chrono::TimeDelta;
 use futures_util::future::join;
 use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::ledger::State;
 use mailverse::model::ids::ActivityId;
 use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, BEN, TestOrganisation, created, id_of, nylas_message, people, to_row, waiting, work,
-    written,
+    ADA, BEN, CREATE, TestOrganisation, created, id_of, nylas_message, people, status, to_row,
+    waiting, work, written,
 };
 
 in_both_write_modes!(
@@ -18,6 +19,7 @@ in_both_write_modes!(
     a_sent_message_is_outgoing_and_completed_as_sent,
     a_message_delivered_twice_gets_one_row,
     a_message_that_is_twice_in_one_batch_gets_one_row,
+    a_message_that_is_twice_in_one_batch_counts_with_its_lower_receive_count,
     copies_in_two_mailboxes_give_the_same_row_in_either_order,
     two_copies_of_a_message_in_one_batch_share_a_row,
     two_workers_with_one_ledger_do_not_process_the_same_message,
@@ -102,6 +104,25 @@ async fn a_message_that_is_twice_in_one_batch_gets_one_row(mode: WriteMode) {
     assert_eq!(processed.len(), 1);
     written(&processed[0].outcome);
     organisation.email();
+}
+
+async fn a_message_that_is_twice_in_one_batch_counts_with_its_lower_receive_count(mode: WriteMode) {
+    for (receive_counts, expected) in [
+        ([1, RECEIVE_LIMIT], State::Waiting),
+        ([RECEIVE_LIMIT, 1], State::Waiting),
+        // Neither will be delivered again, so until the worker queues it, nothing has it.
+        ([RECEIVE_LIMIT, RECEIVE_LIMIT], State::Dead),
+    ] {
+        let mut organisation = TestOrganisation::start_in(mode).await;
+        organisation.put(ADA, nylas_message("m1", &json!({})));
+        organisation.fail_dataverse_at(CREATE, status(503, ""));
+        let deliveries = receive_counts.map(|count| work(ADA, "m1", Trigger::Created, count));
+        let processed = organisation.run(deliveries.into()).await;
+        assert_eq!(processed.len(), 1, "{receive_counts:?}");
+        waiting(&processed[0].outcome);
+        let entry = organisation.entry(ADA, "m1").await.unwrap();
+        assert_eq!(entry.state, expected, "{receive_counts:?}");
+    }
 }
 
 /// Delivers the copies of two mailboxes in this order.

@@ -244,6 +244,42 @@ async fn a_pause_applies_to_all_workers() {
 }
 
 #[tokio::test]
+async fn a_pause_counts_from_the_429_and_not_from_the_start_of_the_invocation() {
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    let mut run = organisation.begin();
+    run.begun = *BEGUN;
+    run.clock = || *BEGUN + Duration::from_secs(PASSED.load(Ordering::SeqCst));
+    let (begun, dataverse) = (run.now, organisation.emulators.dataverse().clone());
+    organisation.before_dataverse_gets(CREATE, async move {
+        PASSED.store(60, Ordering::SeqCst);
+        dataverse.fail_next(throttle());
+    });
+    let processed = organisation
+        .pipeline
+        .run(vec![created(ADA, "m1")], run)
+        .await;
+    assert_eq!(waiting(&processed[0].outcome).0.as_secs(), 77);
+    let user = ApplicationUser::primary();
+    let stored = organisation.pipeline.ledger.limiter_state(&user).await;
+    let until = begun + TimeDelta::seconds(60 + 77);
+    assert_eq!(stored.unwrap().pause(begun), Some(until));
+    // So another worker waits for the last second of it.
+    let another = organisation.another_pipeline().await;
+    organisation.now = until - TimeDelta::seconds(1);
+    let run = organisation.begin();
+    let processed = another.run(vec![created(ADA, "m2")], run).await;
+    let (delay, reason) = waiting(&processed[0].outcome);
+    assert_eq!(
+        (delay.as_secs(), reason),
+        (1, "dataverse asked for a pause")
+    );
+    organisation.now = until;
+    written(&organisation.deliver_one(ADA, "m2").await);
+}
+
+#[tokio::test]
 async fn a_message_is_not_given_up_when_its_last_delivery_is_throttled() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.fail_dataverse_at(CREATE, throttle());

@@ -19,6 +19,7 @@ in_both_write_modes!(
     the_regarding_is_the_lead_before_the_contact_before_the_account,
     the_row_of_a_mailbox_without_a_user_is_owned_by_the_application_user,
     the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender,
+    a_disabled_user_of_the_mailbox_does_not_own_the_row,
     an_alias_is_bound_to_the_user_of_its_mailbox,
     a_queue_is_bound_and_internal,
     a_lead_takes_precedence_over_an_account,
@@ -239,6 +240,39 @@ async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender(mode: WriteM
         organisation.email()["ownerid"],
         to_row("systemuser", organisation.people.ben)
     );
+}
+
+async fn a_disabled_user_of_the_mailbox_does_not_own_the_row(mode: WriteMode) {
+    for has_enabled_user in [false, true] {
+        let mut organisation = TestOrganisation::start_in(mode).await;
+        organisation.emulators.nylas().add_grant(emulators::Grant {
+            id: "grant-office".to_owned(),
+            email: "office@ours.example".to_owned(),
+            provider: "imap".to_owned(),
+            aliases: Vec::new(),
+            status: "valid".to_owned(),
+        });
+        let user = |is_disabled: bool| {
+            let row = json!({
+                "lastname": "Office", "internalemailaddress": "office@ours.example", "isdisabled": is_disabled,
+            });
+            organisation.insert("systemuser", row)
+        };
+        let disabled = user(true);
+        let enabled = has_enabled_user.then(|| user(false));
+        organisation.put(
+            "grant-office",
+            nylas_message("m1", &json!({"to": people(&["office@ours.example"])})),
+        );
+        let outcome = organisation.deliver_one("grant-office", "m1").await;
+        assert_eq!(written(&outcome).1, None, "no owner was sent and rejected");
+        let owner = organisation.email()["ownerid"].clone();
+        assert_ne!(owner, to_row("systemuser", disabled));
+        match enabled {
+            Some(enabled) => assert_eq!(owner, to_row("systemuser", enabled)),
+            None => assert_eq!(owner, organisation.email()["createdby"]),
+        }
+    }
 }
 
 async fn an_alias_is_bound_to_the_user_of_its_mailbox(mode: WriteMode) {

@@ -28,6 +28,9 @@ in_both_write_modes!(
     the_ledger_items_of_all_copies_name_the_remaining_row,
     a_later_copy_reconciles_the_rows_without_a_backfill,
     a_row_that_changes_during_reconciliation_is_left_for_the_next_attempt,
+    the_own_row_stays_if_a_user_changes_it_just_before_it_is_deleted,
+    an_own_draft_stays_if_a_user_changes_it_just_before_it_is_deleted,
+    an_own_draft_stays_open_if_a_user_changes_it_just_before_it_is_cancelled,
     an_external_draft_or_row_of_another_sender_is_not_reconciled,
 );
 
@@ -102,6 +105,11 @@ impl TestOrganisation {
 
     fn is_there(&self, id: Uuid) -> bool {
         self.emulators.dataverse().row("email", id).is_some()
+    }
+
+    fn regarding(&self, id: Uuid) -> Value {
+        let row = self.emulators.dataverse().row("email", id);
+        row.expect("the row should still exist")["regardingobjectid"].clone()
     }
 
     /// Inserts our draft of `m1`, as an interrupted run leaves it, and returns its id.
@@ -391,6 +399,55 @@ async fn a_row_that_changes_during_reconciliation_is_left_for_the_next_attempt(m
     );
     organisation.next_list().await;
     assert_eq!(organisation.carrier(ADA, "m1").await.0, external_row);
+}
+
+async fn the_own_row_stays_if_a_user_changes_it_just_before_it_is_deleted(mode: WriteMode) {
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    let external_row = organisation.theirs_beside(&json!({}));
+    let change = organisation.somebody_changes(ours);
+    organisation.before_dataverse_gets(DELETE, change);
+    organisation.next_list().await;
+    let kites = to_row("account", organisation.people.kites);
+    assert_eq!(organisation.regarding(ours), kites);
+    assert!(organisation.is_there(external_row));
+    assert_eq!(organisation.carrier(ADA, "m1").await.0, ours);
+    // Now the change is seen before the attempt.
+    organisation.next_list().await;
+    assert!(organisation.is_there(ours) && organisation.is_there(external_row));
+    let (carrier, note) = organisation.carrier(ADA, "m1").await;
+    assert_eq!(carrier, ours);
+    assert!(note.contains("a user has changed ours"), "{note}");
+}
+
+async fn an_own_draft_stays_if_a_user_changes_it_just_before_it_is_deleted(mode: WriteMode) {
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = organisation.draft();
+    let external_row = organisation.theirs_beside(&json!({}));
+    let change = organisation.somebody_changes(ours);
+    organisation.before_dataverse_gets(DELETE, change);
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    let kites = to_row("account", organisation.people.kites);
+    assert_eq!(organisation.regarding(ours), kites);
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).0, ours);
+    assert_eq!(organisation.regarding(ours), kites);
+    assert!(organisation.is_there(external_row));
+}
+
+async fn an_own_draft_stays_open_if_a_user_changes_it_just_before_it_is_cancelled(mode: WriteMode) {
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = organisation.draft();
+    organisation.theirs_beside(&json!({}));
+    organisation.fail_dataverse_at(DELETE, status(403, "0x80040220"));
+    let cancel = format!("PATCH /api/data/v9.2/emails({ours})");
+    let change = organisation.somebody_changes(ours);
+    organisation.before_dataverse_gets(&cancel, change);
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    let dataverse = organisation.emulators.dataverse();
+    let row = dataverse.row("email", ours).unwrap();
+    assert_eq!(row["statecode"], 0);
+    let kites = to_row("account", organisation.people.kites);
+    assert_eq!(row["regardingobjectid"], kites);
 }
 
 async fn an_external_draft_or_row_of_another_sender_is_not_reconciled(mode: WriteMode) {

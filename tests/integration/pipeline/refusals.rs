@@ -4,16 +4,18 @@ use emulators::{Privilege, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::nylas::wire;
 use mailverse::ledger::State;
+use mailverse::model::ids::ActivityId;
 use mailverse::pipeline::Outcome;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, BEN, TestOrganisation, created, dead, key, nylas_message, people, status, throttled,
-    waiting, with_a_mail, with_a_mail_in, written,
+    ADA, BEN, TestOrganisation, created, dead, id_of, key, nylas_message, people, status,
+    throttled, waiting, with_a_mail, with_a_mail_in, written,
 };
 
 in_both_write_modes!(
     a_rejected_message_is_dead_with_its_code_and_does_not_affect_its_batch,
+    a_copy_in_another_mailbox_is_written_although_the_first_copy_is_rejected,
     a_message_waits_with_a_clear_reason_if_there_is_no_application_user,
 );
 
@@ -57,6 +59,54 @@ async fn a_rejected_message_is_dead_with_its_code_and_does_not_affect_its_batch(
         outcomes[1],
         "the message stays dead until an operator redrives it"
     );
+}
+
+async fn a_copy_in_another_mailbox_is_written_although_the_first_copy_is_rejected(mode: WriteMode) {
+    let (fits, is_too_long) = ("x".repeat(200), "x".repeat(201));
+    for subjects in [
+        [&is_too_long, &fits],
+        [&fits, &is_too_long],
+        [&is_too_long, &is_too_long],
+    ] {
+        let mut organisation = TestOrganisation::start_in(mode).await;
+        let dataverse = organisation.emulators.dataverse();
+        dataverse.set_max_length("email", "subject", 200).unwrap();
+        // The column lengths cannot be read, so the subject is not cut.
+        dataverse.set_setting(Setting::Withheld(vec![(Privilege::Read, "attribute")]));
+        for (grant, subject) in [ADA, BEN].into_iter().zip(subjects) {
+            organisation.put(grant, nylas_message("m1", &json!({"subject": subject})));
+        }
+        let outcomes = organisation.deliver(&[(ADA, "m1"), (BEN, "m1")]).await;
+        let lengths = subjects.map(String::len);
+        if lengths == [201, 201] {
+            for outcome in &outcomes {
+                dead(outcome);
+            }
+            assert!(organisation.emails().is_empty());
+            continue;
+        }
+        let row = id_of(&organisation.email());
+        for (grant, outcome, length) in [
+            (ADA, &outcomes[0], lengths[0]),
+            (BEN, &outcomes[1], lengths[1]),
+        ] {
+            let entry = organisation.entry(grant, "m1").await.unwrap();
+            let stored = entry.activity_id.map(ActivityId::uuid);
+            // A copy that comes second finds the row of the first, so its own subject is not sent.
+            if length == 201 && grant == ADA {
+                dead(outcome);
+                assert_eq!((entry.state, stored), (State::Dead, None), "{lengths:?}");
+            } else {
+                assert_eq!(written(outcome).0, row, "{lengths:?}");
+                assert_eq!(
+                    (entry.state, stored),
+                    (State::Written, Some(row)),
+                    "{lengths:?}"
+                );
+            }
+        }
+        assert_eq!(organisation.email()["statecode"], 1);
+    }
 }
 
 #[tokio::test]

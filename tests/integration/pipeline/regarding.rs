@@ -15,6 +15,7 @@ use crate::test_organisation::{
 in_both_write_modes!(
     a_reply_gets_the_current_regarding_of_the_email_it_answers,
     a_forward_to_unknown_recipients_does_not_inherit_the_regarding,
+    the_regarding_record_and_the_owner_of_an_email_are_not_among_its_people,
     a_tracking_token_in_the_subject_gives_the_regarding_of_its_email,
     a_guessed_tracking_token_from_a_stranger_gives_no_regarding,
     only_the_newest_emails_of_a_repeated_tracking_token_are_read,
@@ -130,6 +131,60 @@ async fn a_forward_to_unknown_recipients_does_not_inherit_the_regarding(mode: Wr
     organisation.put(ADA, answer("m3", "m1", &to_both));
     let row = organisation.row_of("m3").await;
     assert_eq!(row["parentactivityid"], to_row("email", first));
+}
+
+async fn the_regarding_record_and_the_owner_of_an_email_are_not_among_its_people(mode: WriteMode) {
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let eve = json!({"lastname": "Eve", "emailaddress1": "eve@out.example"});
+    let eve = to_row("contact", organisation.insert("contact", eve));
+    // A disabled user is external.
+    let zoe =
+        json!({"lastname": "Zoe", "internalemailaddress": "zoe@out.example", "isdisabled": true});
+    let zoe = to_row("systemuser", organisation.insert("systemuser", zoe));
+    let first = organisation.insert(
+        "email",
+        json!({
+            "subject": "x", "messageid": "<m1@kites.example>", "sender": "carol@kites.example",
+            "statecode": 1, "statuscode": 4, "regardingobjectid": eve, "ownerid": zoe,
+        }),
+    );
+    let added: Vec<(Value, Value)> = organisation
+        .emulators
+        .dataverse()
+        .parties(first)
+        .iter()
+        .map(|party| {
+            (
+                party["participationtypemask"].clone(),
+                party["partyid"].clone(),
+            )
+        })
+        .collect();
+    assert_eq!(added, [(json!(8), eve.clone()), (json!(9), zoe)]);
+    for (id, from, regarding) in [
+        ("m2", "eve@out.example", &eve),
+        ("m3", "zoe@out.example", &Value::Null),
+    ] {
+        organisation.put(ADA, answer(id, "m1", &json!({"from": people(&[from])})));
+        let row = organisation.row_of(id).await;
+        assert_eq!(row["parentactivityid"], Value::Null, "{from}");
+        assert_eq!(&row["regardingobjectid"], regarding, "{from}");
+        let record = organisation.record(ADA, id).await;
+        let candidates = record.regarding.unwrap().candidates;
+        assert_eq!(
+            (
+                candidates[0].source.as_str(),
+                candidates[0].outcome.as_str()
+            ),
+            ("thread", "other_people"),
+            "{from}"
+        );
+    }
+    // Carol wrote it.
+    organisation.put(ADA, answer("m4", "m1", &json!({})));
+    let row = organisation.row_of("m4").await;
+    assert_eq!(row["parentactivityid"], to_row("email", first));
+    assert_eq!(row["regardingobjectid"], eve);
 }
 
 async fn a_tracking_token_in_the_subject_gives_the_regarding_of_its_email(mode: WriteMode) {

@@ -224,6 +224,39 @@ async fn a_stripped_address_is_in_no_party_and_no_column() {
 }
 
 #[tokio::test]
+async fn a_message_keeps_its_direction_if_its_sender_is_stripped() {
+    let outside = people(&["carol@kites.example", "eve@outside.example"]);
+    for (sender, to, outgoing, status) in [
+        ("ada@ours.example", &outside, true, 3),
+        // An alias of the mailbox, another mailbox, and an address that is internal by setting.
+        ("sales@ours.example", &outside, true, 3),
+        ("ben@ours.example", &outside, true, 3),
+        ("pat@partner.example", &outside, true, 3),
+        (
+            "eve@outside.example",
+            &people(&["ada@ours.example", "carol@kites.example"]),
+            false,
+            4,
+        ),
+    ] {
+        let strip = json!([{"address": sender, "action": "strip"}]);
+        let mut organisation = under(json!({"block": strip})).await;
+        let message = json!({"from": people(&[sender]), "to": to});
+        organisation.put(ADA, nylas_message("m1", &message));
+        written(&organisation.deliver_one(ADA, "m1").await);
+        let email = organisation.email();
+        assert_eq!(email["sender"], Value::Null, "{sender}");
+        assert_eq!(
+            (&email["directioncode"], &email["statuscode"]),
+            (&json!(outgoing), &json!(status)),
+            "{sender}"
+        );
+        let has_sender = organisation.parties().iter().any(|party| party.0 == 1);
+        assert!(!has_sender, "{sender}");
+    }
+}
+
+#[tokio::test]
 async fn a_copy_in_a_mailbox_without_strip_rules_shares_the_row() {
     let mut organisation = TestOrganisation::start().await;
     let text = json!({"mailboxes": {"ada@ours.example": {"block": [{"address": "carol@kites.example", "action": "strip"}]}}});
