@@ -33,11 +33,10 @@
 
 pub mod application_users;
 mod attachments;
-pub mod backfill_page;
+pub mod backfill_batches;
 mod claim;
 pub mod config;
 pub mod contact_import;
-mod context;
 mod create_contacts;
 pub mod created_on;
 mod failure;
@@ -53,13 +52,13 @@ mod processed;
 pub mod reconcile;
 mod refusals;
 mod resolve;
+mod run_context;
 mod select;
 mod shared_message_ids;
 mod stages;
 mod write;
 
 use self::application_users::{ApplicationUsers, BatchUsage, Probe, ReservedBatch};
-use self::context::RunContext;
 use self::created_on::Backdating;
 use self::failure::Failure;
 pub use self::invocation::{Delivery, Invocation};
@@ -70,6 +69,7 @@ use self::people_limit::ResolvedPeopleLimit;
 use self::portions::Portions;
 pub use self::processed::{Processed, Summary};
 use self::refusals::Consequence;
+use self::run_context::RunContext;
 use self::stages::{CandidateMessage, Finished, PendingMessage};
 use self::write::{ActingUser, EmailDraft};
 use crate::clients::dataverse::DataverseClient;

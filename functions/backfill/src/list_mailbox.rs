@@ -47,7 +47,7 @@ use mailverse::clients::nylas::{Filter, Headers, LARGEST_MESSAGE, LARGEST_PAGE, 
 use mailverse::ledger::backfill_runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
 use mailverse::ledger::mailbox_state::{Lease, TASK_LEASE};
 use mailverse::mailboxes::Participation;
-use mailverse::pipeline::backfill_page::NEAR;
+use mailverse::pipeline::backfill_batches::NEAR;
 use mailverse::pipeline::{Invocation, Processed};
 use mailverse::telemetry::{Count, count};
 

@@ -8,6 +8,7 @@
 //! | names to bind a row by, lengths of text columns | [`metadata`] |
 //! | types of rows and records | [`records`] |
 //! | reading and writing emails | [`email_row`], [`emails`], [`duplicate_removal`] |
+//! | contacts and accounts to create | `new_rows` |
 //! | query strings, and reading all pages of an answer | [`odata`], `query` |
 //! | how many queries one `$batch` holds | `lookup_size` |
 //! | checks of `mailverse doctor` | [`probes`] |
@@ -26,6 +27,7 @@ pub mod emails;
 pub mod error;
 mod lookup_size;
 pub mod metadata;
+mod new_rows;
 pub mod odata;
 pub mod probes;
 mod query;

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::request::with_message_id;
 use crate::clients::dataverse::DataverseClient;
@@ -72,24 +71,5 @@ impl DataverseClient {
             Err(error) => return Err(error),
         };
         Ok(body.unwrap_or_default())
-    }
-
-    /// Returns whether a row exists. A row that may not be read counts as existing.
-    ///
-    /// # Errors
-    /// [`DataverseError`]: cannot be determined now.
-    pub(crate) async fn is_there(
-        &self,
-        session: &Session,
-        set: &str,
-        key: &str,
-        id: Uuid,
-    ) -> Result<bool, DataverseError> {
-        let path = format!("{}?$select={key}", row(set, id));
-        match self.get_json(session, &path).await {
-            Ok(_) | Err(DataverseError::Rejected { .. }) => Ok(true),
-            Err(DataverseError::Stale { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 }

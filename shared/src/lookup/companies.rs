@@ -1,4 +1,4 @@
-//! Looks up the accounts of mail domains, and creates contacts and accounts.
+//! Looks up the accounts of mail domains.
 //!
 //! The lookup is a separate `$batch`, only for people whom the first lookup did not find: the
 //! domain of a known person does not matter, and searching for the end of an address scans a whole
@@ -12,11 +12,10 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::clients::dataverse::DataverseClient;
-use crate::clients::dataverse::batch::{BatchPart, Change, MOST_OPERATIONS, Operation};
-use crate::clients::dataverse::emails::{CreateOutcome, WriteMode, outcome};
+use crate::clients::dataverse::batch::{BatchPart, MOST_OPERATIONS, Operation};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::odata::{literal, rows};
-use crate::clients::dataverse::records::{NewRow, PartyReference, Person, Table, changed, guid};
+use crate::clients::dataverse::records::{PartyReference, Person, Table, changed, guid};
 use crate::clients::dataverse::session::Session;
 use crate::clients::http::encoded;
 use crate::model::address::{EmailAddress, normal_domain, readable_domain};
@@ -71,70 +70,6 @@ impl DataverseClient {
             }
         }
         Ok(Companies(companies))
-    }
-
-    /// Creates rows that do not exist yet. Returns one result per row, in order.
-    ///
-    /// A row may refer to an earlier one. A failed row does not affect the others.
-    ///
-    /// [`CreateOutcome::AlreadyExisted`] is returned only after the row was read by its key:
-    /// 0x80040237 may be about another key of the organisation (Dataverse facts §12), and is then a
-    /// rejection.
-    pub async fn create_rows(
-        &self,
-        session: &Session,
-        rows: &[NewRow],
-        mode: WriteMode,
-    ) -> Vec<Result<CreateOutcome, DataverseError>> {
-        let mut results = Vec::with_capacity(rows.len());
-        for some in rows.chunks(MOST_OPERATIONS) {
-            let together = match mode {
-                WriteMode::ChangeSet => Some(self.create_together(session, some).await),
-                WriteMode::Stepwise => None,
-            };
-            match together {
-                Some(Ok(outcomes)) => results.extend(outcomes),
-                None | Some(Err(DataverseError::TooLarge | DataverseError::Rejected { .. })) => {
-                    for NewRow { record, row } in some {
-                        results.push(self.create(session, record.table.set(), row).await);
-                    }
-                }
-                Some(Err(error)) => results.extend(some.iter().map(|_| Err(error.clone()))),
-            }
-        }
-        for (NewRow { record, .. }, result) in rows.iter().zip(&mut results) {
-            if *result != Ok(CreateOutcome::AlreadyExisted) {
-                continue;
-            }
-            let (set, key) = (record.table.set(), record.table.key());
-            match self.is_there(session, set, key, record.id).await {
-                Ok(true) => {}
-                Ok(false) => *result = Err(DataverseError::of_another_key()),
-                Err(error) => *result = Err(error),
-            }
-        }
-        results
-    }
-
-    /// Sends one change set per row, so that a row that already exists (412) does not roll the
-    /// others back. Dataverse executes the parts of a batch in order (verified, Dataverse facts
-    /// §9).
-    async fn create_together(
-        &self,
-        session: &Session,
-        rows: &[NewRow],
-    ) -> Result<Vec<Result<CreateOutcome, DataverseError>>, DataverseError> {
-        let post = |NewRow { record, row }: &NewRow| {
-            Operation::ChangeSet(vec![Change {
-                method: "POST",
-                path: record.table.set().to_owned(),
-                if_match: None,
-                body: Value::Object(row.clone()),
-            }])
-        };
-        let operations: Vec<Operation> = rows.iter().map(post).collect();
-        let answers = self.batch(session, &operations).await?;
-        Ok(answers.iter().map(|parts| outcome(parts)).collect())
     }
 }
 

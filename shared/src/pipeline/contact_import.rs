@@ -23,10 +23,10 @@ use uuid::Uuid;
 
 use super::Pipeline;
 use super::application_users::{BatchUsage, Probe};
-use super::context::RunContext;
 use super::create_contacts::CreatedContact;
 use super::failure::Failure;
 use super::invocation::Invocation;
+use super::run_context::RunContext;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::NewRow;
 use crate::clients::dataverse::records::{PartyReference, Person, Table};

@@ -26,9 +26,9 @@ use std::collections::{BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::Pipeline;
-use super::context::RunContext;
 use super::failure::Failure;
 use super::invocation::Invocation;
+use super::run_context::RunContext;
 use super::stages::{CandidateMessage, Finished};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::NewRow;

@@ -9,12 +9,12 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::{StreamExt, stream};
 
-use super::context::RunContext;
 use super::failure::Failure;
 use super::invocation::Invocation;
 use super::mailbox_pauses::{Admission, Pauses, paused};
 use super::portions::MemoryInUse;
 use super::refusals::{Consequence, Refusals};
+use super::run_context::RunContext;
 use super::stages::{Finished, PendingMessage};
 use super::{PauseAccess, Pipeline};
 use crate::clients::nylas::error::NylasError;

@@ -9,9 +9,9 @@
 
 use std::collections::VecDeque;
 
-use super::context::RunContext;
 use super::failure::Failure;
 use super::invocation::Invocation;
+use super::run_context::RunContext;
 use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed, refusals};
 use crate::clients::dataverse::error::DataverseError;

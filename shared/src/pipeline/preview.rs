@@ -7,12 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use super::context::RunContext;
 use super::create_contacts::new_people;
 use super::lookup;
 use super::lookup::LookedUp;
 use super::outcome::Attempts;
 use super::resolve::findings;
+use super::run_context::RunContext;
 use super::select;
 use super::stages::{CandidateMessage, Finished, PendingMessage};
 use super::{BatchContext, Invocation, Outcome, PauseAccess, Pipeline, all_failed};
@@ -85,7 +85,7 @@ impl Pipeline {
             .await;
             if let Some((begun, pending_messages)) = begun {
                 let looking =
-                    self.preview_outcome(&begun, pending_messages, invocation, &mut finished);
+                    self.preview_batch(&begun, pending_messages, invocation, &mut finished);
                 previews.extend(Box::pin(looking).await);
                 self.drop_refused_token(&begun.session, invocation).await;
             }
@@ -109,7 +109,7 @@ impl Pipeline {
     }
 
     /// Runs the read-only steps.
-    async fn preview_outcome(
+    async fn preview_batch(
         &self,
         begun: &BatchContext,
         mut pending_messages: Vec<PendingMessage>,

@@ -3,9 +3,9 @@
 //!
 //! [`crate::resolve`] makes the decisions; this file runs the queries that they need.
 
-use super::context::RunContext;
 use super::failure::Failure;
 use super::invocation::Invocation;
+use super::run_context::RunContext;
 use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed};
 use crate::clients::dataverse::records::{RecordReference, RowState, Table};

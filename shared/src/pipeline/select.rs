@@ -1,11 +1,11 @@
 //! The step **select**: applies the policy to each message, before and after the lookup.
 
 use super::Pipeline;
-use super::context::RunContext;
 use super::failure::Failure;
 use super::invocation::Invocation;
 use super::people_limit::PeopleLookedUp;
 use super::resolve::RegardingHints;
+use super::run_context::RunContext;
 use super::stages::{CandidateMessage, Finished, PendingMessage};
 use crate::lookup::result::LookupResult;
 use crate::lookup::same_message;

@@ -11,7 +11,7 @@ use emulators::{Clock, Setting};
 use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
 use mailverse::ledger::ClaimToken;
 use mailverse::model::sync_request::Trigger;
-use mailverse::pipeline::backfill_page::Page;
+use mailverse::pipeline::backfill_batches::Page;
 use mailverse::pipeline::{Delivery, Invocation, Pipeline};
 use mailverse::rate_limit::{ApplicationUser, Limits, Reservation};
 use serde_json::json;

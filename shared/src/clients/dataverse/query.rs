@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::DataverseClient;
 use super::batch::BatchPart;
 use super::error::{DataverseError, part_error, unreadable};
-use super::odata::rows;
+use super::odata::{row, rows};
 use super::session::Session;
 
 impl DataverseClient {
@@ -82,5 +83,24 @@ impl DataverseClient {
     ) -> Result<Value, DataverseError> {
         let answer = self.call(session, Method::GET, path, None, None).await?;
         serde_json::from_slice(&answer).map_err(|_| unreadable("a query's answer"))
+    }
+
+    /// Returns whether a row exists. A row that may not be read counts as existing.
+    ///
+    /// # Errors
+    /// [`DataverseError`]: cannot be determined now.
+    pub(crate) async fn row_exists(
+        &self,
+        session: &Session,
+        set: &str,
+        key: &str,
+        id: Uuid,
+    ) -> Result<bool, DataverseError> {
+        let path = format!("{}?$select={key}", row(set, id));
+        match self.get_json(session, &path).await {
+            Ok(_) | Err(DataverseError::Rejected { .. }) => Ok(true),
+            Err(DataverseError::Stale { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
