@@ -30,8 +30,8 @@ use crate::fault::{Fault, Faults};
 use crate::lock::lock;
 use crate::server::{Incoming, Outgoing, Service};
 
-/// Lifetime of a token that was requested over HTTP, in seconds (Dataverse facts §16: "about
-/// 3599").
+/// Default lifetime of a token that was requested over HTTP, in seconds (Dataverse facts §16:
+/// "about 3599").
 const LIFETIME_SECONDS: i64 = 3599;
 
 /// The Entra tenant. One application is registered, and tests can register more. Clones are handles
@@ -55,6 +55,8 @@ struct State {
     tokens: HashMap<String, Issued>,
     /// Ids of accepted assertions; an id is accepted once.
     assertions: HashSet<String>,
+    /// Lifetime of the next token that is requested over HTTP.
+    lifetime_seconds: i64,
     requests: u64,
 }
 
@@ -91,6 +93,7 @@ impl Entra {
             applications: HashMap::from([(client_id.clone(), Application::new())]),
             tokens: HashMap::new(),
             assertions: HashSet::new(),
+            lifetime_seconds: LIFETIME_SECONDS,
             requests: 0,
         };
         Self {
@@ -205,6 +208,12 @@ impl Entra {
         token
     }
 
+    /// Sets the lifetime of tokens that are requested over HTTP from now on. Entra gives each token
+    /// a lifetime of its own.
+    pub fn set_lifetime(&self, lifetime_seconds: i64) {
+        lock(&self.state).lifetime_seconds = lifetime_seconds;
+    }
+
     /// Revokes every token that was issued so far.
     pub fn revoke_all(&self) {
         lock(&self.state).tokens.clear();
@@ -267,9 +276,10 @@ impl Entra {
         }
         let client_id = self.check_client(&form)?;
         let resource = self.resource(form.required("scope")?)?;
-        let token = self.issue_token_for(&client_id, &resource, LIFETIME_SECONDS);
+        let lifetime = lock(&self.state).lifetime_seconds;
+        let token = self.issue_token_for(&client_id, &resource, lifetime);
         Ok(json!({
-            "token_type": "Bearer", "expires_in": LIFETIME_SECONDS, "ext_expires_in": LIFETIME_SECONDS,
+            "token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime,
             "access_token": token,
         }))
     }

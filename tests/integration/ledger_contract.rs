@@ -5,9 +5,12 @@
 //! Local with `make ledger-local`.
 
 mod attention;
+mod backfill_runs;
+mod backfill_walk;
 mod claims;
 mod connection;
 mod decisions;
+mod mailboxes;
 mod outages;
 mod pauses;
 mod policy_document;

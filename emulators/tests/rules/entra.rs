@@ -1,5 +1,7 @@
 //! Which token requests Entra accepts when the client uses a secret.
 
+use std::time::Duration;
+
 use emulators::Fault;
 use serde_json::Value;
 
@@ -58,6 +60,33 @@ async fn the_correct_secret_gets_a_new_token_that_dataverse_accepts() {
         .clone_into(&mut client.token);
     assert_eq!(client.get("WhoAmI").await.status, 200);
     assert_eq!(client.emulators.entra().requests(), 2);
+}
+
+#[tokio::test]
+async fn each_token_keeps_the_lifetime_it_was_issued_with() {
+    let mut client = ValidClient::new().await;
+    let entra = client.emulators.entra().clone();
+    let mut tokens = Vec::new();
+    for lifetime in [5_400, 3_600] {
+        entra.set_lifetime(lifetime);
+        let (status, body) = ask(&client, &entra.tenant_id(), &right(&client)).await;
+        assert_eq!(
+            (
+                status,
+                body["expires_in"].as_i64(),
+                body["ext_expires_in"].as_i64()
+            ),
+            (200, Some(lifetime), Some(lifetime))
+        );
+        tokens.push(body["access_token"].as_str().unwrap().to_owned());
+    }
+    client.emulators.clock().advance(Duration::from_secs(4_000));
+    let mut accepted = Vec::new();
+    for token in tokens {
+        client.token = token;
+        accepted.push(client.get("WhoAmI").await.status);
+    }
+    assert_eq!(accepted, [200, 401]);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use super::gcra::SHARE_PERCENT;
 use super::*;
@@ -178,6 +179,34 @@ fn excess_usage_is_added_to_the_next_reservation_and_unused_time_is_returned() {
 }
 
 #[test]
+fn the_excess_usage_of_concurrent_batches_adds_up() {
+    let limits = Limits::default();
+    let used = [usage(2, 9_000), usage(2, 20_060)];
+    for order in [[0, 1], [1, 0]] {
+        let mut batch_size = BatchSize::new(&limits);
+        let reservations = [batch_size.reserve(10), batch_size.reserve(20)];
+        for n in order {
+            batch_size.settle(&limits, &reservations[n], used[n], 10);
+        }
+        let excess = [0, 1].map(|n| limits.time_of(used[n]) - reservations[n].expected);
+        assert!(excess.iter().all(|excess| *excess > TimeDelta::zero()));
+        assert_eq!(batch_size.owed(), excess[0] + excess[1], "{order:?}");
+    }
+}
+
+#[test]
+fn what_one_batch_returns_reduces_what_another_owes() {
+    let limits = Limits::default();
+    let mut batch_size = BatchSize::new(&limits);
+    let (first, second) = (batch_size.reserve(10), batch_size.reserve(20));
+    batch_size.settle(&limits, &first, usage(2, 20_060), 10);
+    // None of its messages had to be written.
+    batch_size.settle(&limits, &second, Usage::default(), 0);
+    let taken = limits.time_of(usage(2, 20_060));
+    assert_eq!(batch_size.owed(), taken - first.expected - second.expected);
+}
+
+#[test]
 fn a_cancelled_reservation_leaves_the_debt_unchanged() {
     let limits = Limits::default();
     let mut batch_size = BatchSize::new(&limits);
@@ -276,17 +305,31 @@ proptest! {
     }
 
     #[test]
-    fn all_usage_is_reserved_in_the_end(
-        runs in proptest::collection::vec((0_usize..=100, 0_u32..20, 0_u64..20_000, 0_usize..=100), 0..30),
+    fn all_usage_is_reserved_in_the_end_in_whatever_order_batches_end(
+        runs in proptest::collection::vec((0_usize..=100, 0_u32..20, 0_u64..20_000, 0_usize..=100, any::<Index>()), 0..30),
+        at_once in 1_usize..=8,
     ) {
         let limits = Limits::default();
         let mut batch_size = BatchSize::new(&limits);
         let (mut reserved, mut taken) = (TimeDelta::zero(), TimeDelta::zero());
-        for (messages, requests, ms, heard_of) in runs {
-            let reservation = batch_size.reserve(messages);
-            reserved += reservation.time();
-            taken += limits.time_of(usage(requests, ms));
-            batch_size.settle(&limits, &reservation, usage(requests, ms), heard_of);
+        let mut open = Vec::new();
+        let mut waiting = runs.into_iter();
+        loop {
+            let next = waiting.next();
+            let ends = if next.is_some() { at_once } else { 1 };
+            if let Some((messages, requests, ms, heard_of, ended)) = next {
+                let reservation = batch_size.reserve(messages);
+                reserved += reservation.time();
+                open.push((reservation, usage(requests, ms), heard_of, ended));
+            } else if open.is_empty() {
+                break;
+            }
+            if open.len() >= ends {
+                let ended = open[0].3.index(open.len());
+                let (reservation, used, heard_of, _) = open.swap_remove(ended);
+                taken += limits.time_of(used);
+                batch_size.settle(&limits, &reservation, used, heard_of);
+            }
         }
         prop_assert_eq!(reserved + batch_size.reserve(0).time(), taken);
     }

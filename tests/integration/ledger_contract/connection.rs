@@ -20,6 +20,7 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use mailverse::ledger::messages::Ledger;
+use serde_json::{Value, json};
 
 use super::Bench;
 
@@ -34,6 +35,9 @@ pub(super) enum Fault {
     NotReachable,
     /// DynamoDB executes the call, and the connection breaks before the response arrives.
     LostAnswer,
+    /// DynamoDB's response to a BatchGetItem has room for the items of this many keys. It names the
+    /// other keys as unprocessed, if there are any.
+    RoomFor(usize),
 }
 
 /// A ledger whose attempts meet the faults one by one, in order. After the last fault, attempts
@@ -126,7 +130,43 @@ impl HttpConnector for Connection {
                     assert!(answer.status().is_success(), "{answer:?}");
                     Err(ConnectorError::io("broken".into()))
                 }
+                Some(Fault::RoomFor(keys)) => {
+                    let body = partly_processed(&request, keys).await;
+                    Ok(HttpResponse::new(
+                        200.try_into().unwrap(),
+                        body.to_string().into(),
+                    ))
+                }
             }
         })
     }
+}
+
+/// Lets DynamoDB process the first `room` keys of a BatchGetItem on one table. Returns its response
+/// with the other keys as unprocessed.
+async fn partly_processed(request: &HttpRequest, room: usize) -> Value {
+    let mut asked: Value = serde_json::from_slice(request.body().bytes().unwrap()).unwrap();
+    let (table, wanted) = asked["RequestItems"]
+        .as_object_mut()
+        .and_then(|tables| tables.iter_mut().next())
+        .expect("the call is a BatchGetItem");
+    let (table, keys) = (table.clone(), wanted["Keys"].as_array_mut().unwrap());
+    let left = keys.split_off(room.min(keys.len()));
+    let mut answer = if keys.is_empty() {
+        json!({ "Responses": {} })
+    } else {
+        let mut call = reqwest::Client::new().post(request.uri());
+        for (name, value) in request.headers() {
+            if name != "content-length" {
+                call = call.header(name, value);
+            }
+        }
+        let answer = call.body(asked.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.json().await.unwrap()
+    };
+    if !left.is_empty() {
+        answer["UnprocessedKeys"] = json!({ table: { "Keys": left } });
+    }
+    answer
 }

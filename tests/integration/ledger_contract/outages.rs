@@ -6,7 +6,7 @@ use mailverse::ledger::{Claim, ClaimRequest, LEASE, State};
 use serde_json::json;
 
 use super::connection::{Fault, FaultyConnection};
-use super::{Bench, contract, key, now, worker, written};
+use super::{Bench, contract, key, key_of, now, worker, written};
 
 contract! {
     a_transient_error_is_an_outage_after_three_attempts
@@ -22,6 +22,9 @@ contract! {
     a_read_with_a_lost_response_is_repeated
     a_conditional_failure_without_an_item_is_an_outage_for_a_claim_only
     an_item_with_an_unknown_state_is_an_outage
+    states_and_watermarks_that_a_response_had_no_room_for_are_read_by_further_calls
+    every_hundred_keys_have_eight_calls
+    a_batch_read_that_is_incomplete_after_eight_calls_is_an_outage
 }
 
 /// More than the attempts of any call.
@@ -234,5 +237,101 @@ async fn an_item_with_an_unknown_state_is_an_outage(bench: Bench) {
     let look = connection.ledger.entry(&key()).await.unwrap_err();
     for error in [claim, look] {
         assert_eq!(told(&error), "an item has no state or an unknown one");
+    }
+}
+
+/// Reads the states of messages and the records of mailboxes through a new connection each, with a
+/// response for each of `rooms` that has room for so many keys. Returns the sorted names of those
+/// that were found, and asserts that every response was needed.
+async fn found(
+    bench: &Bench,
+    names: &[String],
+    rooms: &[usize],
+) -> [Result<Vec<String>, LedgerError>; 2] {
+    let faults = || rooms.iter().map(|keys| Fault::RoomFor(*keys));
+    let (reading, listing) = (
+        FaultyConnection::new(bench, faults()),
+        FaultyConnection::new(bench, faults()),
+    );
+    let keys: Vec<_> = names.iter().map(|name| key_of("grant-1", name)).collect();
+    let entries = reading.ledger.entries(&keys).await.map(|entries| {
+        let mut found: Vec<_> = entries
+            .into_iter()
+            .filter(|(_, entry)| entry.state == State::Waiting)
+            .map(|(key, _)| key.message_id.as_str().to_owned())
+            .collect();
+        found.sort();
+        found
+    });
+    let grants: Vec<_> = names.iter().map(|name| name.parse().unwrap()).collect();
+    let records = listing
+        .ledger
+        .mailbox_records(&grants)
+        .await
+        .map(|records| {
+            let mut found: Vec<_> = records
+                .into_iter()
+                .filter(|(_, record)| record.watermark == Some(now()))
+                .map(|(grant, _)| grant.to_string())
+                .collect();
+            found.sort();
+            found
+        });
+    assert_eq!([reading.left(), listing.left()], [0, 0], "{rooms:?}");
+    [entries, records]
+}
+
+/// Stores the state of a message and the watermark of a mailbox under each of so many names.
+/// Returns the names, sorted.
+async fn stored(bench: &Bench, count: usize) -> Vec<String> {
+    let names: Vec<_> = (0..count).map(|n| format!("name-{n:03}")).collect();
+    for name in &names {
+        let request = ClaimRequest::new(worker(1), now());
+        let claim = bench.ledger.claim(&key_of("grant-1", name), &request).await;
+        assert!(claim.unwrap().is_won());
+        let grant = name.parse().unwrap();
+        bench.ledger.watermark(&grant, now()).await.unwrap();
+    }
+    names
+}
+
+async fn states_and_watermarks_that_a_response_had_no_room_for_are_read_by_further_calls(
+    bench: Bench,
+) {
+    let names = stored(&bench, 5).await;
+    for rooms in [
+        &[][..],
+        &[0],
+        &[4],
+        &[2, 1],
+        &[1, 0, 3],
+        &[1, 1, 1, 1],
+        // One call less than the most.
+        &[0, 0, 1, 0, 1, 0, 0],
+    ] {
+        for read in found(&bench, &names, rooms).await {
+            assert_eq!(read.unwrap(), names, "{rooms:?}");
+        }
+    }
+}
+
+async fn every_hundred_keys_have_eight_calls(bench: Bench) {
+    let names = stored(&bench, 130).await;
+    // `usize::MAX` is room for all that was left over.
+    let rooms = [[14; 7].as_slice(), &[usize::MAX], &[4; 7]].concat();
+    for read in found(&bench, &names, &rooms).await {
+        assert_eq!(read.unwrap(), names);
+    }
+}
+
+async fn a_batch_read_that_is_incomplete_after_eight_calls_is_an_outage(bench: Bench) {
+    let names = stored(&bench, 9).await;
+    for rooms in [[1; 8], [0; 8]] {
+        for read in found(&bench, &names, &rooms).await {
+            assert_eq!(
+                told(&read.unwrap_err()),
+                "BatchGetItem returned unprocessed keys too many times"
+            );
+        }
     }
 }

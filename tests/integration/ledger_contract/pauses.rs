@@ -1,6 +1,7 @@
 //! Contract of the pause that all workers observe.
 
 use chrono::TimeDelta;
+use mailverse::ledger::pauses::Scope;
 use mailverse::rate_limit::ApplicationUser;
 
 use super::{Bench, contract, now};
@@ -8,7 +9,7 @@ use super::{Bench, contract, now};
 contract! {
     a_user_has_no_pause_by_default
     a_pause_ends_at_its_time
-    a_shorter_pause_does_not_end_a_longer_one
+    of_two_pauses_the_longer_one_holds
     a_new_pause_can_follow_an_ended_one
 }
 
@@ -51,23 +52,28 @@ async fn a_pause_ends_at_its_time(bench: Bench) {
     );
 }
 
-async fn a_shorter_pause_does_not_end_a_longer_one(bench: Bench) {
+async fn of_two_pauses_the_longer_one_holds(bench: Bench) {
     let longer = now() + TimeDelta::seconds(90);
-    for until in [longer, now() + TimeDelta::seconds(20), longer] {
-        bench
-            .ledger
-            .pause(&ApplicationUser::primary(), until)
-            .await
-            .unwrap();
+    let just_shorter = longer - TimeDelta::milliseconds(1);
+    let scopes = |order: &str| {
+        [
+            Scope::Dataverse(ApplicationUser::named(order.to_owned())),
+            Scope::Mailbox(format!("grant-{order}").parse().unwrap()),
+        ]
+    };
+    for (order, pauses) in [
+        ("longer-first", [longer, just_shorter]),
+        ("shorter-first", [just_shorter, longer]),
+        ("far-shorter", [longer, now()]),
+    ] {
+        for scope in scopes(order) {
+            for until in pauses {
+                bench.ledger.pause_all(&scope, until).await.unwrap();
+            }
+            let stored = bench.ledger.pauses(std::slice::from_ref(&scope)).await;
+            assert_eq!(stored.unwrap()[&scope].until, Some(longer), "{scope}");
+        }
     }
-    assert_eq!(
-        bench
-            .ledger
-            .paused_until(&ApplicationUser::primary(), now())
-            .await
-            .unwrap(),
-        Some(longer)
-    );
 }
 
 async fn a_new_pause_can_follow_an_ended_one(bench: Bench) {

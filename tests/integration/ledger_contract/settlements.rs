@@ -115,9 +115,10 @@ async fn only_written_and_skipped_messages_expire(bench: Bench) {
     assert_eq!(expires(&bench.item().await), None, "released");
     bench.settled(&skipped()).await;
     let stored_message = expires(&bench.item().await).expect("a skipped item has an expiry time");
+    let year = 365 * 86_400;
     assert!(
-        stored_message >= 365 * 86_400,
-        "expires after more than one year of backfill: {stored_message} s"
+        (year..=4 * year).contains(&stored_message),
+        "expires after more than one year of backfill, and is not stored for ever: {stored_message} s"
     );
     bench.revisit(worker(90), now()).await;
     assert_eq!(expires(&bench.item().await), None, "claimed again");

@@ -286,6 +286,40 @@ async fn an_earlier_requested_token_never_replaces_a_later_one() {
 }
 
 #[tokio::test]
+async fn the_later_requested_token_stays_stored_even_if_it_expires_earlier() {
+    for lifetimes in [[90, 60], [60, 90]] {
+        // The earlier request comes second if its process was slow.
+        for earlier_is_stored_first in [true, false] {
+            let (office, _emulators) = office().await;
+            let mut requests = [(after(0), lifetimes[0]), (after(1), lifetimes[1])];
+            if !earlier_is_stored_first {
+                requests.reverse();
+            }
+            let what = format!("{requests:?}");
+            let mut renewed = Vec::new();
+            for (requested_at, minutes) in requests {
+                office.entra.set_lifetime(60 * minutes);
+                let refreshed = office.refresh_at(requested_at).await.unwrap();
+                renewed.push(refreshed.tokens[0].renewed);
+            }
+            assert_eq!(renewed, [true, earlier_is_stored_first], "{what}");
+            let stored = office.tokens().await;
+            assert_eq!(
+                (
+                    stored["requested_at"].as_i64(),
+                    stored["expires_at"].as_i64()
+                ),
+                (
+                    Some(after(1).timestamp_millis()),
+                    Some(after(1 + lifetimes[1]).timestamp())
+                ),
+                "{what}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn of_two_concurrent_refreshes_the_later_requested_token_stays_stored() {
     let (office, _twin) = office().await;
     office.refresh_at(after(-20)).await.unwrap();

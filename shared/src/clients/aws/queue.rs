@@ -250,3 +250,24 @@ impl SyncQueue for MemoryQueue {
         Ok(self.visible())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_rounded_up_to_whole_seconds() {
+        for (delay, seconds) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_millis(200), 1),
+            (Duration::from_millis(999), 1),
+            (Duration::from_secs(1), 1),
+            (Duration::from_millis(1_001), 2),
+            (LONGEST_DELAY - Duration::from_nanos(1), 900),
+            (LONGEST_DELAY, 900),
+        ] {
+            assert_eq!(whole_seconds(delay), seconds, "{delay:?}");
+        }
+    }
+}
