@@ -169,6 +169,14 @@ impl Nylas {
         self.change(grant_id, |mailbox| mailbox.add_folder(object(folder)));
     }
 
+    /// Deletes a folder with the messages that are in no other folder, as a message server does.
+    ///
+    /// # Panics
+    /// If there is no such grant.
+    pub fn remove_folder(&self, grant_id: &str, id: &str) {
+        self.change(grant_id, |mailbox| mailbox.remove_folder(id));
+    }
+
     /// Returns the id of the first folder with this attribute, such as `\Sent`. Tests need it
     /// because Microsoft's ids cannot be guessed. `None` if the grant or the folder does not exist.
     #[must_use]
@@ -196,6 +204,10 @@ impl Nylas {
     /// contain no Message-ID, it is derived: the message id itself if that is a Message-ID already
     /// (IMAP), otherwise `<` + the first 32 hexadecimal digits of SHA-256(grant id, NUL, message
     /// id) + `@emulators.example.com>`.
+    ///
+    /// If the message has `received`, a Unix time, lists order and filter it by that time instead
+    /// of its `date`: a list is not strictly sorted by date (Nylas facts §7). No answer shows the
+    /// field.
     ///
     /// # Panics
     /// If there is no such grant, or if `message` is not a JSON object.

@@ -14,7 +14,7 @@
 //! | Is there always a token, and what happens without one? | `tokens.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do operators see and do? | `end_to_end/operating.rs` |
-//! | What do these tests run against? | `test_organisation.rs`, `tripwire.rs`; what the functions run against: `../local_aws/` |
+//! | What do these tests run against? | `test_organisation.rs`, `tripwire.rs`, `failing_queue.rs`; what the functions run against: `../local_aws/` |
 //!
 //! A test name is a sentence about behaviour. No test waits for time to pass or sets environment
 //! variables, and every random choice has a seed that is printed.
@@ -54,6 +54,7 @@ macro_rules! in_both_write_modes {
 mod clients;
 mod docs_cli;
 mod end_to_end;
+mod failing_queue;
 mod hostile;
 mod ledger_contract;
 mod manual;

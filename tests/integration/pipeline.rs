@@ -17,6 +17,7 @@
 //! | Do backfill and live mail keep within one rate limit? | `rate_limit.rs` |
 //! | Does a batch stay within the limits of Dataverse? | `limits.rs` |
 //! | How is the history of a mailbox processed? | `backfill.rs` |
+//! | What if a queue refuses a task or a message of a backfill? | `backfill_queues.rs` |
 //! | Which creation time does a row have? | `created_on.rs` |
 //! | What if the process dies? | `crashes.rs` |
 //! | What is stored of a decision? | `decisions.rs` |
@@ -29,6 +30,7 @@
 
 mod attachments;
 mod backfill;
+mod backfill_queues;
 mod contact_import;
 mod contacts;
 mod crashes;

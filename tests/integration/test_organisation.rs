@@ -20,7 +20,7 @@ mod people;
 mod rows;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use aws_sdk_dynamodb::Client;
@@ -221,11 +221,19 @@ impl TestOrganisation {
         self.to_dataverse.at(text, action);
     }
 
+    /// Runs `action` before the next request that contains `text` reaches Nylas.
+    pub(crate) fn before_nylas_gets(
+        &self,
+        text: &str,
+        action: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.to_nylas.at(text, action);
+    }
+
     /// Makes Nylas fail the next request that contains `text`.
     pub(crate) fn fail_nylas_at(&self, text: &str, fault: Fault) {
         let nylas = self.emulators.nylas().clone();
-        self.to_nylas
-            .at(text, async move { nylas.fail_next(fault) });
+        self.before_nylas_gets(text, async move { nylas.fail_next(fault) });
     }
 
     /// Stores in the ledger that this many attempts of a message have failed.
@@ -255,6 +263,30 @@ impl TestOrganisation {
             deadline: self.now + self.invocation,
             application_user: 0,
             jitter_percent: 0,
+        }
+    }
+
+    /// Returns what begins the steps of one invocation whose time passes quickly: once Nylas has
+    /// answered `pages` pages of messages, `left` is left of it.
+    pub(crate) fn begin_until_page(
+        &mut self,
+        pages: u64,
+        left: TimeDelta,
+    ) -> impl Fn() -> Invocation + use<> {
+        let nylas = self.emulators.nylas().clone();
+        let until = nylas.pages() + pages;
+        let invocation = Invocation {
+            begun: stopped_clock(),
+            clock: stopped_clock,
+            ..self.begin()
+        };
+        move || Invocation {
+            now: if nylas.pages() < until {
+                invocation.now
+            } else {
+                invocation.deadline - left
+            },
+            ..invocation
         }
     }
 
@@ -428,6 +460,12 @@ fn content(message: &Value) -> impl Iterator<Item = String> {
         .map(str::to_owned)
         .collect::<Vec<_>>()
         .into_iter()
+}
+
+/// A monotonic clock that does not advance.
+fn stopped_clock() -> Instant {
+    static STOPPED: OnceLock<Instant> = OnceLock::new();
+    *STOPPED.get_or_init(Instant::now)
 }
 
 fn ledger_name(number: u32) -> String {

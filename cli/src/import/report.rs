@@ -380,3 +380,62 @@ pub(super) fn card_outcome(outcome: &CardOutcome) -> (&'static str, Option<Strin
         CardOutcome::Failed { reason } => ("failed", Some(reason.clone())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change to the report of an import in which nothing else happened.
+    type Change = fn(&mut Report);
+
+    fn is_success_with(change: Change) -> bool {
+        let mut report = Report::new(&[]);
+        change(&mut report);
+        report.is_success()
+    }
+
+    #[test]
+    fn each_kind_of_object_that_was_not_imported_is_enough_to_fail() {
+        let failing: [(&str, Change); 8] = [
+            ("waiting", |report| report.messages.waiting = 1),
+            ("dead", |report| report.messages.dead = 1),
+            ("not imported", |report| report.messages.not_imported = 1),
+            ("failed", |report| report.people.failed = 1),
+            ("excluded", |report| report.people.excluded = 1),
+            ("others", |report| report.others = 1),
+            ("left", |report| report.left(1)),
+            ("paused", |report| {
+                report.paused("Nylas", DateTime::UNIX_EPOCH);
+            }),
+        ];
+        for (name, change) in failing {
+            assert!(!is_success_with(change), "{name}");
+        }
+    }
+
+    #[test]
+    fn objects_that_are_imported_or_left_out_by_a_rule_are_a_success() {
+        assert!(is_success_with(|_| {}));
+        assert!(is_success_with(|report| {
+            report.messages = Messages {
+                written: 1,
+                there_before: 1,
+                skipped: BTreeMap::from([("spam".to_owned(), 1)]),
+                repeated: 1,
+                ..Messages::default()
+            };
+            report.people = People {
+                created: 1,
+                filled: 1,
+                complete: 1,
+                merged: 1,
+                ambiguous: 1,
+                internal: 1,
+                role: 1,
+                known: 1,
+                without_address: 1,
+                ..People::default()
+            };
+        }));
+    }
+}

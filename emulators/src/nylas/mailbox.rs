@@ -64,6 +64,23 @@ impl Mailbox {
         self.folders.push(folder);
     }
 
+    /// Deletes a folder, and the messages that are in no other folder.
+    pub(crate) fn remove_folder(&mut self, id: &str) {
+        self.folders
+            .retain(|known| known.get("id") != Some(&json!(id)));
+        self.messages.retain(|_, message| {
+            let Some(folders) = message.get_mut("folders").and_then(Value::as_array_mut) else {
+                return true;
+            };
+            let was_there = folders.contains(&json!(id));
+            folders.retain(|folder| *folder != json!(id));
+            !(was_there && folders.is_empty())
+        });
+        let messages = &self.messages;
+        self.files
+            .retain(|(message, _), _| messages.contains_key(message));
+    }
+
     /// Adds a message, or replaces the one with the same id. A message without an id gets one from
     /// its content.
     pub(crate) fn add_message(&mut self, mut message: Map<String, Value>) {

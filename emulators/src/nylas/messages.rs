@@ -105,14 +105,12 @@ pub(crate) fn next_cursor(cursor: Option<String>, ending: u64) -> Option<Value> 
     }
 }
 
-/// Returns a message's position in the list: its time, then its id.
+/// Returns a message's position in the list: the time at which it was received, then its id. That
+/// time is its date, unless the test gave another one.
 fn position(message: &Map<String, Value>) -> (i64, String) {
-    let date = message
-        .get("date")
-        .and_then(Value::as_i64)
-        .unwrap_or_default();
+    let received = message.get("received").or_else(|| message.get("date"));
     (
-        date,
+        received.and_then(Value::as_i64).unwrap_or_default(),
         message
             .get("id")
             .and_then(Value::as_str)
@@ -181,6 +179,7 @@ impl Fields {
         let mut shown = message.clone();
         shown.remove("headers");
         shown.remove("raw_mime");
+        shown.remove("received");
         // For these providers, Nylas has no original headers except the three basic ones. Inferred:
         // which two headers it generates instead.
         let generated_only = matches!(

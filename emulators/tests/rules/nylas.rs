@@ -208,6 +208,34 @@ async fn every_response_has_its_request_id_in_body_and_header() {
 }
 
 #[tokio::test]
+async fn a_deleted_folder_is_not_found_and_takes_the_messages_that_are_only_there() {
+    let nylas = NylasTestClient::new().await;
+    let folder = json!({"id": "Clients", "name": "Clients"});
+    nylas.emulators.nylas().add_folder("i", folder);
+    let now = chrono::Utc::now().timestamp();
+    for (id, folders) in [
+        ("there", json!(["Clients"])),
+        ("both", json!(["Clients", "INBOX"])),
+        ("elsewhere", json!(["INBOX"])),
+        ("nowhere", json!([])),
+    ] {
+        let message = json!({"id": id, "date": now, "folders": folders});
+        nylas.emulators.nylas().add_message("i", message);
+    }
+    let listed = "/i/messages?in=Clients";
+    assert_eq!(ids(&nylas.get(listed).await), ["there", "both"]);
+    nylas.emulators.nylas().remove_folder("i", "Clients");
+    assert_eq!(nylas.get(listed).await.status, 400);
+    assert_eq!(nylas.get("/i/folders/Clients").await.status, 404);
+    assert!(!ids(&nylas.get("/i/folders").await).contains(&"Clients".to_owned()));
+    let mut left = ids(&nylas.get("/i/messages").await);
+    left.sort();
+    assert_eq!(left, ["both", "elsewhere", "nowhere"]);
+    let both = nylas.get("/i/messages/both").await.json();
+    assert_eq!(both["data"]["folders"], json!(["INBOX"]));
+}
+
+#[tokio::test]
 async fn folder_ids_are_words_for_google_and_opaque_for_microsoft() {
     let nylas = NylasTestClient::new().await;
     assert!(ids(&nylas.get("/g/folders").await).contains(&"SENT".to_owned()));

@@ -39,6 +39,25 @@ async fn messages_are_listed_newest_first_in_stable_pages() {
 }
 
 #[tokio::test]
+async fn a_message_can_have_another_date_than_its_place_in_a_list() {
+    let nylas = NylasTestClient::new().await;
+    nylas.add("g", "a", 100);
+    nylas.add("g", "c", 300);
+    nylas.emulators.nylas().add_message(
+        "g",
+        json!({"id": "b", "date": 1, "received": 200, "folders": []}),
+    );
+    let all = nylas.get("/g/messages").await;
+    assert_eq!(ids(&all), ["c", "b", "a"]);
+    let odd = all.json()["data"][1].clone();
+    assert_eq!((&odd["date"], odd.get("received")), (&json!(1), None));
+    let between = nylas
+        .get("/g/messages?received_after=100&received_before=300")
+        .await;
+    assert_eq!(ids(&between), ["b"]);
+}
+
+#[tokio::test]
 async fn the_last_page_has_a_null_absent_or_empty_cursor() {
     let nylas = NylasTestClient::new().await;
     let mut seen = Vec::new();

@@ -373,7 +373,8 @@ async fn an_empty_lookup_or_write_sends_no_request() {
     assert_eq!(bench.emulators.dataverse().requests().total, 0);
 }
 
-/// Serves pages of attachments: the page `n` of the query string has one row and the link `links[n]`.
+/// Serves pages of attachments: the page `n` of the query string has one row and the link
+/// `links[n]`.
 async fn pages_with_links(links: &'static [&'static str]) -> DataverseClient {
     use axum::extract::Query;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -491,3 +491,27 @@ async fn a_429_from_dataverse_ends_the_import_and_repeating_the_command_complete
         (&json!(2), &json!(1))
     );
 }
+
+#[tokio::test]
+async fn import_exits_with_1_if_only_a_contact_failed() {
+    let office = desk().await;
+    let dataverse = office.0.emulators.dataverse();
+    let folder = tempfile::tempdir().unwrap();
+    let saved = std::fs::read_to_string(fixture("cli-contacts.json")).unwrap();
+    let mut saved: Vec<Value> = serde_json::from_str(&saved).unwrap();
+    saved.retain(|contact| contact["id"] == "c1" || contact["id"] == "c2");
+    saved[0]["job_title"] = json!("Chief buyer of lanterns");
+    let file = folder.path().join("contacts.json");
+    std::fs::write(&file, json!(saved).to_string()).unwrap();
+    let arguments = ["import", file.to_str().unwrap(), "--yes"];
+    dataverse.set_max_length("contact", "jobtitle", 10).unwrap();
+    let seen = run(&arguments, &office.all_settings()).await;
+    assert_eq!(seen.status, Some(1), "{}{}", seen.out, seen.err);
+    seen.assert_shows(&["contacts.json[0]: failed: ", "1 filled", "1 failed."]);
+    dataverse
+        .set_max_length("contact", "jobtitle", 100)
+        .unwrap();
+    let seen = run(&arguments, &office.all_settings()).await;
+    assert_eq!(seen.status, Some(0), "{}{}", seen.out, seen.err);
+    seen.assert_shows(&["1 created", "0 failed."]);
+}

@@ -1,8 +1,8 @@
 //! Random walks on the backfill's items: properties that hold for any order of leases, releases,
 //! saved pages, failures, crashes and passing time.
 //!
-//! - Two workers never hold a mailbox during the same lease, and no other task begins a mailbox that
-//!   is kept for a task that comes back.
+//! - Two workers never hold a mailbox during the same lease, and no other task begins a mailbox
+//!   that is kept for a task that comes back.
 //! - Only the worker that leased a mailbox last can release it.
 //! - The watermark is the latest time that was ever listed.
 //! - Each page of a task is saved once, by one worker. The position is that of the last saved page.
@@ -13,8 +13,8 @@
 //! ledger alike. A worker that repeats a call stands for the SDK, which does so if a response was
 //! lost.
 //!
-//! The seed is fixed as in [`super::walk`]: a failure prints the seed and the shortest failing walk,
-//! and `PROPTEST_RNG_SEED=N` takes other walks.
+//! The seed is fixed as in [`super::walk`]: a failure prints the seed and the shortest failing
+//! walk, and `PROPTEST_RNG_SEED=N` takes other walks.
 
 mod items;
 mod model;

@@ -360,8 +360,8 @@ const MET: [&str; 9] = [
     "named again",
 ];
 
-/// Takes `cases` walks with `check`, which returns the kinds of events that a walk met. Asserts that
-/// together they met all that are `expected`, and no others.
+/// Takes `cases` walks with `check`, which returns the kinds of events that a walk met. Asserts
+/// that together they met all that are `expected`, and no others.
 pub(super) fn take_walks<Step: Debug>(
     seed: u64,
     cases: u32,

@@ -1,25 +1,27 @@
 //! Tests a backfill from an operator's request to the end of its tasks, with in-memory queues.
 
+use backfill::task::{cache_limit, digest};
 use backfill::{Backfill, BackfillError};
 use chrono::{DateTime, TimeDelta, Utc};
 use emulators::{Fault, Grant};
 use futures_util::{StreamExt, stream};
 use mailverse::clients::aws::queue::MemoryQueue;
+use mailverse::ledger::backfill_runs::TaskKey;
 use mailverse::ledger::mailbox_state::Lists;
 use mailverse::ledger::messages::StoredOutcome;
-use mailverse::ledger::{ClaimRequest, ClaimToken};
+use mailverse::ledger::{ClaimRequest, ClaimToken, State};
 use mailverse::rate_limit::{ApplicationUser, Limits, Reservation};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
     ADA, BEN, CREATE, LOOK_UP, TestOrganisation, assert_skipped, key, nylas_message, status,
-    waiting,
+    throttled, waiting,
 };
 
 /// An old date as Unix time in seconds, long before the 90 days that Nylas keeps of the IMAP
 /// family.
-const OLD: i64 = 1_700_000_000;
+pub(super) const OLD: i64 = 1_700_000_000;
 
 /// The backfill function and its queues.
 struct History {
@@ -62,7 +64,13 @@ impl History {
 }
 
 /// Puts old messages into a folder of a mailbox, one minute apart.
-fn fill(organisation: &TestOrganisation, grant: &str, prefix: &str, count: i64, folder: &str) {
+pub(super) fn fill(
+    organisation: &TestOrganisation,
+    grant: &str,
+    prefix: &str,
+    count: i64,
+    folder: &str,
+) {
     for n in 0..count {
         let message = nylas_message(
             &format!("{prefix}{n}"),
@@ -72,15 +80,28 @@ fn fill(organisation: &TestOrganisation, grant: &str, prefix: &str, count: i64, 
     }
 }
 
-fn numbers(answer: &Value) -> [u64; 5] {
+pub(super) fn numbers(answer: &Value) -> [u64; 5] {
     ["total_emails", "synced", "skipped", "waiting", "dead"]
         .map(|name| answer[name].as_u64().unwrap())
 }
 
-#[tokio::test]
-async fn old_imap_messages_are_listed_from_the_server_folder_by_folder() {
-    const IMAP: &str = "grant-imap";
-    let mut organisation = TestOrganisation::start().await;
+/// Makes the next list of a run's mailbox use pages of 20 messages, as after failures of Nylas.
+pub(super) async fn use_small_pages(organisation: &TestOrganisation, run_id: &Value, grant: &str) {
+    let task = TaskKey {
+        run_id: run_id.as_str().unwrap().parse().unwrap(),
+        grant_id: grant.parse().unwrap(),
+    };
+    let ledger = &organisation.pipeline.ledger;
+    for _ in 0..4 {
+        let noted = ledger.note_nylas_failure(&task, organisation.now).await;
+        noted.unwrap();
+    }
+}
+
+/// A mailbox of the IMAP family.
+const IMAP: &str = "grant-imap";
+
+fn add_imap_mailbox(organisation: &TestOrganisation) {
     organisation.emulators.nylas().add_grant(Grant {
         id: IMAP.to_owned(),
         email: "cyd@ours.example".to_owned(),
@@ -88,6 +109,12 @@ async fn old_imap_messages_are_listed_from_the_server_folder_by_folder() {
         aliases: Vec::new(),
         status: "valid".to_owned(),
     });
+}
+
+#[tokio::test]
+async fn old_imap_messages_are_listed_from_the_server_folder_by_folder() {
+    let mut organisation = TestOrganisation::start().await;
+    add_imap_mailbox(&organisation);
     let folder = json!({"id": "Canary Clients", "name": "Canary Clients"});
     organisation.emulators.nylas().add_folder(IMAP, folder);
     fill(&organisation, IMAP, "inbox", 5, "INBOX");
@@ -330,6 +357,14 @@ async fn a_throttled_list_is_retried_after_its_retry_after() {
     assert_eq!(history.tasks.hidden()[0].1.as_secs(), 77);
 }
 
+/// Returns the event with which Lambda delivers a task for the `receive_count`-th time.
+pub(super) fn delivery(task: &str, receive_count: u32) -> Value {
+    json!({"Records": [{
+        "messageId": "1", "receiptHandle": "r", "body": task, "attributes": {"ApproximateReceiveCount": receive_count.to_string()},
+        "messageAttributes": {}, "eventSource": "aws:sqs", "awsRegion": "eu-north-1",
+    }]})
+}
+
 /// Delivers the task again, after it was delivered `before` times.
 async fn deliver(
     history: &History,
@@ -337,12 +372,10 @@ async fn deliver(
     task: &str,
     before: u32,
 ) -> Value {
-    let event = json!({"Records": [{
-        "messageId": "1", "receiptHandle": "r", "body": task, "attributes": {"ApproximateReceiveCount": (before + 1).to_string()},
-        "messageAttributes": {}, "eventSource": "aws:sqs", "awsRegion": "eu-north-1",
-    }]});
     organisation.later(TimeDelta::minutes(1));
-    history.handle(organisation, &event).await
+    history
+        .handle(organisation, &delivery(task, before + 1))
+        .await
 }
 
 #[tokio::test]
@@ -493,4 +526,216 @@ async fn many_messages_waiting_for_a_retry_do_not_hide_a_stranded_one() {
     let queued = history.sync.receive(10);
     assert_eq!(queued.len(), 1);
     assert!(queued[0].body.contains("stranded"), "{}", queued[0].body);
+}
+
+/// Returns the `received_before` of the lists of messages so far: of those that Nylas answers from
+/// its cache, and of those that it passes on to the mail server.
+fn upper_bounds(organisation: &TestOrganisation) -> [Vec<Option<i64>>; 2] {
+    let requested = organisation.emulators.nylas().requested();
+    let lists = requested.iter().filter(|it| it.contains("/messages?"));
+    let (server, cache): (Vec<&String>, Vec<&String>) =
+        lists.partition(|it| it.contains("query_imap=true"));
+    [cache, server].map(|lists| {
+        let bounds = lists.into_iter().map(|list| {
+            let (_, bound) = list.split_once("received_before=")?;
+            let digits = bound.split('&').next().unwrap();
+            Some(digits.parse().unwrap())
+        });
+        bounds.collect()
+    })
+}
+
+#[tokio::test]
+async fn the_earliest_upper_bound_of_an_imap_list_applies() {
+    const DAY: i64 = 24 * 60 * 60;
+    // Of 25 messages, the first page has the newest 20.
+    let newest = OLD + 24 * 60;
+    let now = TestOrganisation::start().await.now;
+    let end_of_cache = cache_limit(now);
+    for (until, is_cursor_rejected, cache, server, rows) in [
+        // The end of the cache is the earliest.
+        (None, false, None, end_of_cache, 25),
+        (
+            Some(end_of_cache + DAY),
+            false,
+            Some(end_of_cache + DAY),
+            end_of_cache,
+            25,
+        ),
+        // The operator's bound is the earliest.
+        (Some(newest + 1), false, Some(newest + 1), newest + 1, 25),
+        (
+            Some(OLD + 10 * 60),
+            false,
+            Some(OLD + 10 * 60),
+            OLD + 10 * 60,
+            10,
+        ),
+        // The place where the list restarts is the earliest.
+        (None, true, None, newest + DAY, 25),
+        (
+            Some(end_of_cache + DAY),
+            true,
+            Some(end_of_cache + DAY),
+            newest + DAY,
+            25,
+        ),
+        // The list restarts, and the operator's bound is the earliest.
+        (Some(newest + 1), true, Some(newest + 1), newest + 1, 25),
+    ] {
+        let of = format!("until {until:?}, cursor rejected: {is_cursor_rejected}");
+        let mut organisation = TestOrganisation::start().await;
+        add_imap_mailbox(&organisation);
+        for folder in ["Sent", "Drafts", "Junk", "Trash"] {
+            organisation.emulators.nylas().remove_folder(IMAP, folder);
+        }
+        fill(&organisation, IMAP, "m", 25, "INBOX");
+        let history = History::of(&organisation).await;
+        let request =
+            json!({"mailboxes": [IMAP], "received_after": OLD - 1, "received_before": until});
+        let run_id = history.handle(&mut organisation, &request).await["run_id"].clone();
+        use_small_pages(&organisation, &run_id, IMAP).await;
+        if is_cursor_rejected {
+            organisation.fail_nylas_at("page_token=", status(400, "invalid_request_error"));
+        }
+        history.process_queue(&mut organisation).await;
+        let answer = history.answer(&mut organisation, &run_id).await;
+        assert_eq!(answer["ended"], json!(true), "{of}: {answer}");
+        let [of_cache, of_server] = upper_bounds(&organisation);
+        assert_eq!(of_cache, [cache], "{of}");
+        assert_eq!(of_server.last(), Some(&Some(server)), "{of}");
+        assert_eq!(organisation.emails().len(), rows, "{of}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_with_an_odd_date_does_not_make_a_restarted_list_skip_others() {
+    const IN_1999: i64 = 930_000_000;
+    const IN_2099: i64 = 4_080_000_000;
+    for odd in [IN_1999, IN_2099] {
+        let mut organisation = TestOrganisation::start().await;
+        fill(&organisation, ADA, "m", 24, "INBOX");
+        // It is on the first page of two.
+        let received = OLD + 20 * 60;
+        let message = json!({"date": odd, "received": received, "folders": ["INBOX"]});
+        organisation.put(ADA, nylas_message("odd", &message));
+        let history = History::of(&organisation).await;
+        let run_id = history.ask(&mut organisation, ADA).await;
+        use_small_pages(&organisation, &run_id, ADA).await;
+        organisation.fail_nylas_at("page_token=", status(400, "invalid_request_error"));
+        history.process_queue(&mut organisation).await;
+        let answer = history.answer(&mut organisation, &run_id).await;
+        assert_eq!(answer["ended"], json!(true), "{answer}");
+        assert_eq!(answer["tasks"][0]["repaired"], 25, "{odd}: {answer}");
+        assert_eq!(organisation.emails().len(), 25, "{odd}");
+    }
+}
+
+#[tokio::test]
+async fn the_folder_after_a_deleted_one_is_listed_from_its_beginning() {
+    const LATER: i64 = 10 * 24 * 60 * 60;
+    let mut organisation = TestOrganisation::start().await;
+    add_imap_mailbox(&organisation);
+    let nylas = organisation.emulators.nylas().clone();
+    for folder in ["INBOX", "Sent", "Drafts", "Junk", "Trash"] {
+        nylas.remove_folder(IMAP, folder);
+    }
+    // Folders are listed in the order of the digests of their ids.
+    let mut folders = ["Clients", "Suppliers"];
+    folders.sort_by_key(|id| digest(id));
+    let [first, second] = folders;
+    for folder in folders {
+        nylas.add_folder(IMAP, json!({"id": folder, "name": folder}));
+    }
+    fill(&organisation, IMAP, "first", 25, first);
+    // These are newer than where the list of the first folder would restart.
+    for n in 0..3 {
+        let date = json!({"date": OLD + LATER + n, "folders": [second]});
+        organisation.put(IMAP, nylas_message(&format!("second{n}"), &date));
+    }
+    let history = History::of(&organisation).await;
+    let run_id = history.ask(&mut organisation, IMAP).await;
+    use_small_pages(&organisation, &run_id, IMAP).await;
+    // No time is left after the list of the cache and the first page of the first folder.
+    let begin = organisation.begin_until_page(2, TimeDelta::seconds(59));
+    let task = history.tasks.receive(1).remove(0);
+    let event = delivery(&task.body, 1);
+    let answer = history.backfill.handle(&event, &begin).await.unwrap();
+    assert_eq!(answer["batchItemFailures"], json!([]));
+    assert_eq!((nylas.pages(), organisation.emails().len()), (2, 20));
+    nylas.remove_folder(IMAP, first);
+    organisation.later(TimeDelta::hours(1));
+    history.process_queue(&mut organisation).await;
+    let answer = history.answer(&mut organisation, &run_id).await;
+    assert_eq!(answer["ended"], json!(true), "{answer}");
+    assert_eq!(numbers(&answer), [23, 23, 0, 0, 0]);
+    assert_eq!(organisation.emails().len(), 23);
+}
+
+#[tokio::test]
+async fn a_mailbox_is_kept_for_a_task_that_returns_within_15_minutes_and_for_no_other() {
+    const SIX_HOURS: u64 = 6 * 60 * 60;
+    for (seconds, is_kept) in [(899, true), (900, true), (901, false), (SIX_HOURS, false)] {
+        let mut organisation = TestOrganisation::start().await;
+        fill(&organisation, ADA, "m", 3, "INBOX");
+        let history = History::of(&organisation).await;
+        history.ask(&mut organisation, ADA).await;
+        organisation.fail_nylas_at("/messages?", throttled("rate_limit_error", seconds));
+        assert_eq!(history.process_queue(&mut organisation).await, 0);
+        let (first, delay) = history.tasks.hidden().remove(0);
+        assert_eq!(delay.as_secs(), seconds);
+        // Another operator requests the mailbox as soon as Nylas can be asked again.
+        organisation.later(TimeDelta::seconds(i64::try_from(seconds).unwrap() + 1));
+        history.ask(&mut organisation, ADA).await;
+        let processed = history.process_queue(&mut organisation).await;
+        assert_eq!(processed, if is_kept { 0 } else { 3 }, "{seconds}");
+        // The first task may begin in both cases.
+        let answer = deliver(&history, &mut organisation, &first.body, 1).await;
+        assert_eq!(answer["batchItemFailures"], json!([]), "{seconds}");
+        assert_eq!(organisation.emails().len(), 3, "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn the_schedule_looks_again_at_what_was_skipped_for_its_place() {
+    let mut organisation = TestOrganisation::start().await;
+    organisation.set(&json!({"folders": {"except": ["Private"]}}));
+    let nylas = organisation.emulators.nylas().clone();
+    nylas.add_folder(ADA, json!({"id": "Label_1", "name": "Private"}));
+    let places = [
+        ("DRAFT", "draft"),
+        ("SPAM", "spam"),
+        ("TRASH", "trash"),
+        ("Label_1", "folder"),
+    ];
+    for (folder, rule) in places {
+        for id in [format!("{rule}-moved"), format!("{rule}-left")] {
+            organisation.put(ADA, nylas_message(&id, &json!({"folders": [folder]})));
+            assert_skipped(&organisation.deliver_one(ADA, &id).await, rule);
+        }
+    }
+    // The webhooks about these changes are lost.
+    for (_, rule) in places {
+        let id = format!("{rule}-moved");
+        organisation.put(ADA, nylas_message(&id, &json!({"folders": ["INBOX"]})));
+    }
+    // After a minute, the capacity that these deliveries reserved is free again.
+    organisation.later(TimeDelta::minutes(1));
+    organisation.list_mailboxes().await;
+    for (_, rule) in places {
+        let moved = organisation
+            .entry(ADA, &format!("{rule}-moved"))
+            .await
+            .unwrap();
+        assert_eq!(moved.state, State::Written, "{rule}");
+        let left = organisation
+            .entry(ADA, &format!("{rule}-left"))
+            .await
+            .unwrap();
+        assert_eq!(
+            (left.state, left.reason.as_deref()),
+            (State::Skipped, Some(rule))
+        );
+    }
+    assert_eq!(organisation.emails().len(), places.len());
 }

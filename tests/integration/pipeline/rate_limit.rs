@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use emulators::{Clock, Setting};
 use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
-use mailverse::ledger::ClaimToken;
+use mailverse::clients::nylas::{Filter, Headers};
+use mailverse::ledger::{ClaimToken, State};
 use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::backfill_batches::Page;
 use mailverse::pipeline::{Delivery, Invocation, Pipeline};
@@ -18,7 +19,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, CREATE, TestOrganisation, nylas_message, throttled, waiting, work, written,
+    ADA, CREATE, TestOrganisation, key, nylas_message, throttled, waiting, work, written,
 };
 
 fn page(organisation: &TestOrganisation, messages: usize) -> Vec<Delivery> {
@@ -341,4 +342,127 @@ async fn backfill_runs_as_many_batches_at_once_as_dataverse_suggests() {
         futures_util::join!(backfill_page(&organisation.pipeline, work, run), looked_at);
     assert_eq!(page.processed.len(), 200);
     assert!(page.left.is_none());
+}
+
+/// Puts messages into Ada's mailbox, of which `has_file` have a file each, and lists them with the
+/// newest, which is number 0, first.
+async fn listed_page(
+    organisation: &TestOrganisation,
+    messages: i64,
+    has_file: impl Fn(i64) -> bool,
+) -> Vec<Delivery> {
+    let nylas = organisation.emulators.nylas().clone();
+    for n in 0..messages {
+        let id = format!("m{n}");
+        let date = json!({"date": organisation.now.timestamp() - n});
+        organisation.put(ADA, nylas_message(&id, &date));
+        if has_file(n) {
+            let file = json!({"id": format!("file-of-{id}"), "filename": "a.txt", "content_type": "text/plain"});
+            nylas.add_attachment(ADA, &id, file, b"kites".to_vec());
+        }
+    }
+    let filter = Filter {
+        received_after: 0,
+        received_before: None,
+        folder: None,
+        query_imap: false,
+    };
+    let grant = ADA.parse().unwrap();
+    let client = &organisation.pipeline.nylas;
+    let listed = client.messages_within(&grant, &filter, None, Headers::Basic, 200, usize::MAX);
+    let listed = listed.await.unwrap().unwrap().messages;
+    let deliveries = listed.into_iter().map(|message| Delivery {
+        message: Some(message.clone()),
+        ..work(ADA, message.key.message_id.as_str(), Trigger::Backfill, 1)
+    });
+    deliveries.collect()
+}
+
+/// Processes a page whose messages 0 and 1 have a file each, in an invocation that ends after
+/// `deadline`. While the file of message 0 is fetched, `passes` passes. Returns whether message 1,
+/// which is the next of the batch, was begun.
+async fn begins_the_next_after(deadline: TimeDelta, passes: Duration) -> bool {
+    let mut organisation = TestOrganisation::start().await;
+    organisation.keep_to(Limits::boundless());
+    let clock = stop_clock(&organisation, 1);
+    let deadline = clock.now() + deadline;
+    let work = listed_page(&organisation, 30, |n| n < 2).await;
+    let passing = clock.clone();
+    organisation.before_nylas_gets("/attachments/file-of-m0/", async move {
+        passing.advance(passes);
+    });
+    let begin = || Invocation {
+        deadline,
+        ..begin_by(&clock)
+    };
+    let queue = MemoryQueue::default();
+    let pipeline = &organisation.pipeline;
+    let page = pipeline.backfill_page(work, &queue, &begin).await;
+    let outcome = |id: &str| {
+        let done = page.processed.iter().find(|done| done.key == key(ADA, id));
+        done.unwrap().outcome.clone()
+    };
+    written(&outcome("m0"));
+    let next = outcome("m1");
+    let is_begun = next.state() == State::Written;
+    if !is_begun {
+        assert!(waiting(&next).1.contains("time"), "{next:?}");
+        let entry = organisation.entry(ADA, "m1").await.unwrap();
+        assert_eq!((entry.state, entry.held), (State::Waiting, None));
+    }
+    is_begun
+}
+
+#[tokio::test]
+async fn a_batch_goes_on_while_its_claims_are_held() {
+    let (deadline, passes) = (TimeDelta::minutes(15), Duration::from_secs(140));
+    assert!(Box::pin(begins_the_next_after(deadline, passes)).await);
+}
+
+#[tokio::test]
+async fn a_batch_ends_before_its_claims_expire_though_the_invocation_has_time_left() {
+    let (deadline, passes) = (TimeDelta::minutes(15), Duration::from_secs(151));
+    assert!(!Box::pin(begins_the_next_after(deadline, passes)).await);
+}
+
+#[tokio::test]
+async fn a_batch_ends_before_its_invocation_though_its_claims_are_held() {
+    let (deadline, passes) = (TimeDelta::minutes(2), Duration::from_secs(100));
+    assert!(!Box::pin(begins_the_next_after(deadline, passes)).await);
+}
+
+#[tokio::test]
+async fn a_message_with_files_counts_as_ten_in_a_batch() {
+    // A batch of at most 30, of which each message with files takes ten.
+    for (with_files, first_batch) in [(0, 30), (1, 21), (2, 12), (3, 3), (30, 3)] {
+        let mut organisation = TestOrganisation::start().await;
+        organisation.keep_to(Limits::boundless());
+        let user = ApplicationUser::primary();
+        let ledger = organisation.pipeline.ledger.clone();
+        ledger
+            .store_suggested_concurrency(&user, 1, organisation.now)
+            .await
+            .unwrap();
+        let work = listed_page(&organisation, 30, |n| n < with_files).await;
+        let keys: Vec<_> = work.iter().map(|it| it.request.key.clone()).collect();
+        let dataverse = organisation.emulators.dataverse().clone();
+        dataverse.set_setting(Setting::ParallelismHint(1));
+        dataverse.hold_requests();
+        let run = organisation.begin();
+        let looked_at = async {
+            dataverse.wait_for_in_flight(1).await;
+            let claimed = ledger.entries(&keys).await.unwrap();
+            dataverse.release_requests();
+            claimed
+        };
+        let (page, claimed) =
+            futures_util::join!(backfill_page(&organisation.pipeline, work, run), looked_at);
+        assert_eq!(claimed.len(), first_batch, "{with_files}");
+        assert!(
+            keys[..first_batch]
+                .iter()
+                .all(|key| claimed.contains_key(key))
+        );
+        assert_eq!((page.processed.len(), page.left.is_none()), (30, true));
+    }
 }

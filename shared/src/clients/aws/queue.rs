@@ -264,7 +264,10 @@ mod tests {
             (Duration::from_millis(999), 1),
             (Duration::from_secs(1), 1),
             (Duration::from_millis(1_001), 2),
-            (LONGEST_DELAY - Duration::from_nanos(1), 900),
+            (
+                LONGEST_DELAY.checked_sub(Duration::from_nanos(1)).unwrap(),
+                900,
+            ),
             (LONGEST_DELAY, 900),
         ] {
             assert_eq!(whole_seconds(delay), seconds, "{delay:?}");

@@ -4,11 +4,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use emulators::{RefusedEmails, Setting};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use super::{Cloud, run};
+use super::{Cloud, GRANT, Seen, run};
 use crate::end_to_end::canary::assert_silent;
 use crate::end_to_end::invoking;
 use crate::replay;
@@ -26,6 +27,17 @@ async fn with_mail(count: usize) -> (Cloud, Vec<(&'static str, String)>) {
     let function = invoking::settings(cloud.function("backfill").await).await;
     let settings = [cloud.aws_settings(), own, function].concat();
     (cloud, settings)
+}
+
+/// Starts a run with these further arguments, works on its tasks, and waits for its end.
+async fn wait_for_run(cloud: &Cloud, settings: &[(&'static str, String)], more: &[&str]) -> Seen {
+    let arguments = [&["backfill", "--since", "2020-01-01", "--json"], more].concat();
+    let begun = run(&arguments, settings).await.json();
+    let mut worker = cloud.function("backfill").await;
+    assert_eq!(cloud.work_tasks(&mut worker).await.1, 0);
+    worker.stop().await;
+    let run_id = begun["run_id"].as_str().unwrap();
+    run(&["backfill", "--run", run_id, "--wait"], settings).await
 }
 
 #[tokio::test]
@@ -134,4 +146,37 @@ async fn backfill_names_an_unconnected_mailbox_and_a_missing_function() {
         "{}",
         seen.err
     );
+}
+
+#[tokio::test]
+async fn backfill_wait_exits_with_1_if_a_message_is_dead() {
+    let (cloud, settings) = with_mail(2).await;
+    let mut refused = cloud.emulators.nylas().message(GRANT, "m1").unwrap();
+    refused["subject"] = json!("Refused");
+    cloud.emulators.nylas().add_message(GRANT, refused);
+    let refusal = RefusedEmails {
+        status: 400,
+        code: "0x80048d19",
+        subject: "Refused",
+    };
+    let dataverse = cloud.emulators.dataverse();
+    dataverse.set_setting(Setting::RefusedEmails(Some(refusal)));
+    let seen = wait_for_run(&cloud, &settings, &[]).await;
+    seen.assert_ended(
+        1,
+        "2 messages in 1 mailbox: 1 written, 0 skipped, 0 waiting, 1 dead",
+    );
+}
+
+#[tokio::test]
+async fn backfill_wait_exits_with_1_if_a_mailbox_failed_or_is_parked() {
+    let (cloud, settings) = with_mail(1).await;
+    let nothing = "0 messages in 1 mailbox: 0 written, 0 skipped, 0 waiting, 0 dead";
+    let seen = wait_for_run(&cloud, &settings, &["--folder", "nowhere"]).await;
+    assert_eq!(seen.status, Some(1), "{}{}", seen.out, seen.err);
+    assert!(seen.out.contains(nothing), "{}", seen.out);
+    cloud.emulators.nylas().set_grant_status(GRANT, "invalid");
+    let seen = wait_for_run(&cloud, &settings, &[]).await;
+    assert_eq!(seen.status, Some(1), "{}{}", seen.out, seen.err);
+    assert!(seen.out.contains(nothing), "{}", seen.out);
 }
