@@ -2,19 +2,20 @@
 //!
 //! The steps, in order:
 //!
-//! 1. **claim**: claim each message in the ledger; drop messages of mailboxes that do not take
-//!    part.
-//! 2. **fetch**: fetch the messages that are not loaded yet, as many as memory allows at a time.
-//! 3. **select**: apply the policy rules that need no data from Dataverse.
-//! 4. **look up**: look up all people and emails of the batch in one `$batch` of queries.
-//! 5. **select** again: apply the policy rules that need the lookup result.
-//! 6. **shared Message-IDs**: find different messages that share a Message-ID.
-//! 7. **create contacts**: create contacts where the policy asks for it.
-//! 8. **resolve**: choose the regarding record, then the parties, the direction and the owner.
-//! 9. **reconcile**: adopt the row of another client, or merge two rows of one message.
-//! 10. **map**: map the message to rows.
-//! 11. **write**: send one `$batch` with one change set for each message.
-//! 12. **settle**: end each claim with its outcome.
+//! 1. **claim**: claim each message in the ledger.
+//! 2. **begin**: read policy, mailboxes, pauses and token; drop messages of mailboxes that do not
+//!    take part.
+//! 3. **fetch**: fetch the messages that are not loaded yet, as many as memory allows at a time.
+//! 4. **select**: apply the policy rules that need no data from Dataverse.
+//! 5. **look up**: look up all people and emails of the batch, normally in one `$batch` of queries.
+//! 6. **select** again: apply the policy rules that need the lookup result.
+//! 7. **shared Message-IDs**: find different messages that share a Message-ID.
+//! 8. **create contacts**: create contacts where the policy asks for it.
+//! 9. **resolve**: choose the regarding record, then the parties, the direction and the owner.
+//! 10. **reconcile**: adopt the row of another client, or merge two rows of one message.
+//! 11. **map**: map the message to rows.
+//! 12. **write**: send one change set for each message, normally all in one `$batch`.
+//! 13. **settle**: end each claim with its outcome.
 //!
 //! Decisions are pure ([`crate::policy`], [`crate::resolve::parties`],
 //! [`crate::resolve::regarding`], [`crate::mapping`]); this file makes the calls between them. A

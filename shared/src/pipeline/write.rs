@@ -6,6 +6,9 @@
 //! would not fit in one request. In the write mode `stepwise`, all messages are written request by
 //! request.
 //!
+//! A row is written as the application user, or with the setting `impersonate` as the user who owns
+//! the mailbox.
+//!
 //! A fallback omits what Dataverse rejects, one thing at a time, instead of failing the message:
 //! the creation date, the impersonation, the owner, or an attachment. The last three are recorded
 //! with the message. A rejected creation date is omitted from all later messages as well
