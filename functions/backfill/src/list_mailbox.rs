@@ -399,7 +399,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             && let Some(until) = DateTime::from_timestamp(task.planned_at, 0)
         {
             let ledger = &self.pipeline.ledger;
-            ledger.watermark(&task.grant_id, until).await?;
+            ledger.advance_watermark(&task.grant_id, until).await?;
         }
         Ok(())
     }

@@ -159,7 +159,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: the next run lists more than necessary.
-    pub async fn watermark(
+    pub async fn advance_watermark(
         &self,
         grant: &GrantId,
         until: DateTime<Utc>,

@@ -579,7 +579,7 @@ async fn make(
             let released = ledger.release_mailbox(grant, LISTS[lists], token, kept_until);
             released.await.unwrap();
         }
-        Call::Listed(until) => ledger.watermark(grant, until).await.unwrap(),
+        Call::Listed(until) => ledger.advance_watermark(grant, until).await.unwrap(),
         Call::Save { task, save, answer } => {
             let settled = Settled {
                 after: save.after,

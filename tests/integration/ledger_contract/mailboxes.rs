@@ -192,16 +192,28 @@ async fn a_watermark_never_moves_back(bench: Bench) {
         minutes(10) + MILLISECOND,
         now(),
     ] {
-        bench.ledger.watermark(&grant(), listed).await.unwrap();
+        bench
+            .ledger
+            .advance_watermark(&grant(), listed)
+            .await
+            .unwrap();
         latest = latest.max(listed);
         assert_eq!(bench.watermark().await, Some(latest));
     }
 }
 
 async fn a_lease_and_the_watermark_do_not_change_each_other(bench: Bench) {
-    bench.ledger.watermark(&grant(), now()).await.unwrap();
+    bench
+        .ledger
+        .advance_watermark(&grant(), now())
+        .await
+        .unwrap();
     assert_eq!(bench.lease("task", worker(1), now()).await, Lease::Won);
-    bench.ledger.watermark(&grant(), minutes(1)).await.unwrap();
+    bench
+        .ledger
+        .advance_watermark(&grant(), minutes(1))
+        .await
+        .unwrap();
     assert_eq!(
         bench.lease("other", worker(2), now()).await,
         Lease::HeldUntil(now() + TASK_LEASE)

@@ -290,7 +290,7 @@ async fn stored(bench: &Bench, count: usize) -> Vec<String> {
         let claim = bench.ledger.claim(&key_of("grant-1", name), &request).await;
         assert!(claim.unwrap().is_won());
         let grant = name.parse().unwrap();
-        bench.ledger.watermark(&grant, now()).await.unwrap();
+        bench.ledger.advance_watermark(&grant, now()).await.unwrap();
     }
     names
 }
